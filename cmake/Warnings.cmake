@@ -1,0 +1,15 @@
+# Gates on every change, and the floating-point rules: no contraction surprises, no fast-math.
+add_library(qbound_warnings INTERFACE)
+target_compile_options(qbound_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla
+                                                 -Wno-format-truncation -ffp-contract=off -fno-fast-math)
+if(QBOUND_WERROR)
+  target_compile_options(qbound_warnings INTERFACE -Werror)
+endif()
+if(QBOUND_NATIVE)
+  target_compile_options(qbound_warnings INTERFACE -march=native)
+endif()
+if(QBOUND_SANITIZE)
+  target_compile_options(qbound_warnings INTERFACE -fsanitize=address,undefined,float-cast-overflow
+                                                   -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()

@@ -1,0 +1,20 @@
+/* The one way to the heap: checked element counts, 64-byte alignment (a cache line, an AVX-512 register) and a switch
+ * that tests use to make the n-th allocation fail. */
+#ifndef QB_BASE_ALLOC_H
+#define QB_BASE_ALLOC_H
+
+#include <stddef.h>
+
+#define QB_ALIGNMENT 64
+
+/* count * size bytes, zeroed and aligned to QB_ALIGNMENT; NULL when memory is short or the product overflows. A zero
+ * size gives a valid pointer. Release with qb_free. */
+void *qb_alloc(size_t count, size_t size);
+
+/* Releases a block from qb_alloc; NULL is fine. */
+void qb_free(void *block);
+
+/* Test hook: the allocation that is `n` calls ahead (0 = the next one) and every later one fail. Negative: off. */
+void qb_alloc_fail_after(long n);
+
+#endif

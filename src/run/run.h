@@ -1,0 +1,44 @@
+/* Running a graph on inputs: one interface, two engines.
+ *
+ *   QB_ENGINE_REFERENCE  plain loops in double, the definition of every operator; can carry a rigorous rounding radius
+ *   QB_ENGINE_ONEDNN     float32 on oneDNN, fast; onednn.c is the only file that sees it
+ *
+ * A qb_run is a graph compiled for one batch size. It borrows the graph, which must outlive it unchanged. */
+#ifndef QB_RUN_RUN_H
+#define QB_RUN_RUN_H
+
+#include "graph/graph.h"
+
+typedef enum qb_engine { QB_ENGINE_ONEDNN, QB_ENGINE_REFERENCE } qb_engine;
+
+typedef struct qb_run_settings {
+  qb_engine engine;        /* default QB_ENGINE_ONEDNN */
+  int32_t batch;           /* largest number of samples per call, default 1 */
+  int32_t threads;         /* 0 (default): all cores */
+  bool radius;             /* reference engine only: also compute rounding radii. Default false */
+  const qb_value_id *keep; /* (keep_count) values that stay readable after a call; the outputs always do */
+  int32_t keep_count;
+} qb_run_settings;
+
+typedef struct qb_run qb_run;
+
+void qb_run_settings_default(qb_run_settings *settings);
+
+/* Compiles `graph` (one input). QB_ERROR_ARGUMENT, QB_ERROR_UNSUPPORTED, QB_ERROR_MEMORY, QB_ERROR_ENGINE. */
+QB_MUST_CHECK qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, qb_run **run,
+                                      qb_error *error);
+void qb_run_free(qb_run *run);
+
+/* Runs `count` samples (1..batch), contiguous float32 of the graph's input shape each. */
+QB_MUST_CHECK qb_status qb_run_forward(qb_run *run, const float *input, int32_t count, qb_error *error);
+
+/* A kept value or output of the last call in plain row-major order, (count, ...) with dims[0] of the shape multiplied
+ * by count; NULL when the value was not kept. Valid until the next call. The float form is not available (NULL) from
+ * the reference engine and the double form not from oneDNN. */
+const float *qb_run_value(qb_run *run, qb_value_id id);
+const double *qb_run_value_double(qb_run *run, qb_value_id id);
+
+/* Reference engine with `radius`: per element, a rigorous bound on |computed - exact real arithmetic|. */
+const double *qb_run_radius(qb_run *run, qb_value_id id);
+
+#endif

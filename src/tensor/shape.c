@@ -1,0 +1,45 @@
+/* Counting and printing shapes. */
+#include "tensor/shape.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/size.h"
+
+bool qb_shape_count(const qb_shape *shape, size_t *count) {
+  size_t product = 1;
+  if (shape->rank < 0 || shape->rank > QB_MAX_RANK)
+    return false;
+  for (int32_t i = 0; i < shape->rank; i++)
+    if (shape->dims[i] < 0 || !qb_size_multiply(product, (size_t)shape->dims[i], &product))
+      return false;
+  *count = product;
+  return true;
+}
+
+size_t qb_shape_elements(const qb_shape *shape) {
+  size_t count = 0;
+  bool valid = qb_shape_count(shape, &count);
+  assert(valid);
+  (void)valid;
+  return count;
+}
+
+bool qb_shape_equal(const qb_shape *a, const qb_shape *b) {
+  if (a->rank != b->rank)
+    return false;
+  for (int32_t i = 0; i < a->rank; i++)
+    if (a->dims[i] != b->dims[i])
+      return false;
+  return true;
+}
+
+const char *qb_shape_print(const qb_shape *shape, char text[QB_SHAPE_TEXT]) {
+  size_t used = 0;
+  if (shape->rank == 0)
+    snprintf(text, QB_SHAPE_TEXT, "scalar");
+  for (int32_t i = 0; i < shape->rank && used < QB_SHAPE_TEXT; i++)
+    used += (size_t)snprintf(text + used, QB_SHAPE_TEXT - used, "%s%" PRId64, i > 0 ? "x" : "", shape->dims[i]);
+  return text;
+}
