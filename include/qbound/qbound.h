@@ -1,8 +1,27 @@
 /* qbound: quantize a trained network and prove how far the result can be from the original.
  *
  * This is the only header that users and bindings need. It goes from the simple to the expert:
- *   1. status and error            every fallible call returns a qb_status and fills a qb_error
- *   2. numeric limits              the few constants that appear in settings
+ *   status and error   every fallible call returns a qb_status and fills a qb_error
+ *   models             load a network, save it
+ *   inspecting         what is in a file and what qbound can do with it
+ *   quantizing         weights become integers of 2 to 16 bits
+ *   bounding           proofs: how far the quantized output can be from the original, whatever the input
+ *   measuring          both networks on real data: accuracy, flips, errors
+ *   JSON               every report as the text that `qbound --json` prints
+ *
+ * The shortest useful program:
+ *
+ *   qb_model *model = NULL, *quantized = NULL;
+ *   qb_quantize_settings settings;
+ *   qb_error error;
+ *   qb_quantize_settings_default(&settings);
+ *   settings.bits = 4;
+ *   if (qb_model_load("model.onnx", &model, &error) != QB_OK ||
+ *       qb_quantize(model, &settings, NULL, &quantized, NULL, &error) != QB_OK ||
+ *       qb_model_save(quantized, "model4.onnx", NULL, NULL, &error) != QB_OK)
+ *     fprintf(stderr, "%s\n", error.message);
+ *   qb_model_free(quantized);
+ *   qb_model_free(model);
  *
  * Ownership: an object from a qb_*_load or qb_*_create call belongs to the caller and is released with the
  * qb_*_free of the same noun; free accepts NULL. Strings inside settings are borrowed for the call.
@@ -63,6 +82,117 @@ QB_API const char *qb_version(void);
 
 #define QB_MIN_BITS 2
 #define QB_MAX_BITS 16
+#define QB_SHAPE_RANK 8  /* most axes of a tensor */
+#define QB_SHA256_TEXT 65 /* 64 hexadecimal digits and the terminator */
+
+/* ----------------------------------------------------------------------------------------------- progress */
+
+/* Called with `done` out of `total` units of the stage `what` ("measuring"); returns false to ask the library to stop
+ * at the next safe point: the call then ends with QB_ERROR_INTERRUPTED. Called from the thread of the call. */
+typedef bool (*qb_progress_function)(void *context, const char *what, int64_t done, int64_t total);
+
+/* Long calls take a pointer to one of these; NULL is silent. */
+typedef struct qb_progress {
+  qb_progress_function function;
+  void *context;
+} qb_progress;
+
+/* ------------------------------------------------------------------------------------------------- models */
+
+/* A network ready for work: the document as it was read and the graph made from it, BatchNorm folded into the layers
+ * where that is exact. */
+typedef struct qb_model qb_model;
+
+/* Reads an ONNX file (.onnx or .onnx.gz). QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_UNSUPPORTED (the message names the
+ * node, operator and opset; qb_inspect lists all such nodes), QB_ERROR_NUMERIC for NaN or Inf weights. */
+QB_API QB_MUST_CHECK qb_status qb_model_load(const char *path, qb_model **model, qb_error *error);
+QB_API void qb_model_free(qb_model *model);
+
+/* The path it was loaded from, or that of the model it was quantized from. Lives as long as the model. */
+QB_API const char *qb_model_path(const qb_model *model);
+
+/* How qb_model_save writes. */
+typedef struct qb_save_settings {
+  bool compat; /* opset 13 operators and int8 carriers only, for old runtimes: 2 to 8 bits. Default false */
+  int threads; /* of the check after writing; 0 (default): all cores */
+} qb_save_settings;
+
+/* What was written and what the check after writing found. */
+typedef struct qb_save_info {
+  int64_t opset;      /* of the written file */
+  int64_t size_bytes; /* of the written file */
+  double output_difference; /* largest |output of the file read back - output of the model in memory|: 0 */
+  double float_difference;  /* the same with the original weights put back, against the original network, divided by the
+                             * largest output: rounding of BatchNorm folding only, below 1e-3 or the call fails */
+} qb_save_info;
+
+QB_API void qb_save_settings_default(qb_save_settings *settings);
+
+/* Writes a quantized model as ONNX with QuantizeLinear/DequantizeLinear and packed integer weights, under a temporary
+ * name beside `path`; reads it back, checks that it computes what the model in memory computes and that its float path
+ * is the original network, and only then renames. Tool version, settings, seed and the SHA-256 of the source go into
+ * its metadata. `settings` may be NULL (defaults), `info` may be NULL. QB_ERROR_ARGUMENT for a model that was not
+ * quantized, QB_ERROR_IO, QB_ERROR_UNSUPPORTED (an operator cannot be converted to the opset that the integers need),
+ * QB_ERROR_NUMERIC when a check fails; then nothing is left at `path`. */
+QB_API QB_MUST_CHECK qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_settings *settings,
+                                             qb_save_info *info, qb_error *error);
+
+/* --------------------------------------------------------------------------------------------- inspecting */
+
+/* A layer with weights, of the network with BatchNorm folded. */
+typedef struct qb_inspect_layer {
+  const char *node, *op;
+  int weight_rank, output_rank;
+  int64_t weight_shape[QB_SHAPE_RANK]; /* Conv (OC, IC/G, KH, KW), Gemm and MatMul (OUT, IN) */
+  int64_t output_shape[QB_SHAPE_RANK]; /* at batch one */
+  int64_t parameters;   /* weights and biases */
+  int64_t macs;         /* multiply-accumulates of one inference */
+  int64_t row_length;   /* n_l: entries that meet one output unit at most */
+  double radius;        /* r_l: largest l1 norm of a row (a filter), an upper bound */
+  double largest;       /* max |w| */
+  double range_ratio;   /* largest over smallest non-zero max |w| of an output channel; 1 when all are alike */
+  int64_t zero_channels; /* output channels whose weights are all zero */
+  int bits;             /* of integer weights already in the file; 0: float */
+} qb_inspect_layer;
+
+typedef struct qb_inspect_operator {
+  const char *op;
+  int64_t count;
+} qb_inspect_operator;
+
+/* A node for which qbound has no rule. */
+typedef struct qb_inspect_unsupported {
+  const char *node, *op;
+  int64_t opset;
+  const char *why; /* what is missing and what to do */
+} qb_inspect_unsupported;
+
+typedef struct qb_inspect_tensor {
+  const char *name;
+  int rank;
+  int64_t shape[QB_SHAPE_RANK]; /* at batch one */
+} qb_inspect_tensor;
+
+/* What is in a file. Everything in it lives until qb_inspection_free. */
+typedef struct qb_inspection {
+  const char *path;
+  char sha256[QB_SHA256_TEXT]; /* of the file */
+  int64_t size_bytes, opset;
+  bool supported;              /* no unsupported node: the other calls accept the file */
+  const char *reason;          /* why the graph could not be built when not supported, else NULL */
+  int input_count, output_count, operator_count, layer_count, unsupported_count;
+  qb_inspect_tensor *inputs, *outputs;   /* empty when not supported */
+  qb_inspect_operator *operators;        /* by first use; of the file as it is */
+  qb_inspect_layer *layers;              /* (layer_count) in topological order */
+  qb_inspect_unsupported *unsupported;   /* (unsupported_count) */
+  int64_t parameters, macs;              /* sums over layers */
+  void *storage;                         /* private */
+} qb_inspection;
+
+/* Reads a file and describes it. A valid file with unsupported nodes is not an error: they are listed with the reason.
+ * QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_NUMERIC. */
+QB_API QB_MUST_CHECK qb_status qb_inspect(const char *path, qb_inspection *inspection, qb_error *error);
+QB_API void qb_inspection_free(qb_inspection *inspection);
 
 /* ---------------------------------------------------------------------------------------------- quantizing */
 
@@ -102,6 +232,158 @@ typedef struct qb_quantize_info {
 
 QB_API void qb_quantize_settings_default(qb_quantize_settings *settings);
 QB_API void qb_quantize_info_free(qb_quantize_info *info);
+
+/* A scheme's or granularity's name on the command line and in JSON ("uniform", "channel"); never NULL. */
+QB_API const char *qb_scheme_name(qb_scheme scheme);
+QB_API const char *qb_granularity_name(qb_granularity granularity);
+
+/* Quantizes every layer with weights. The result borrows from `model`, which must outlive it. `progress` and `info`
+ * may be NULL; release `info` with qb_quantize_info_free, its strings live as long as `*quantized`.
+ * QB_ERROR_ARGUMENT for settings out of range, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED. */
+QB_API QB_MUST_CHECK qb_status qb_quantize(const qb_model *model, const qb_quantize_settings *settings,
+                                           const qb_progress *progress, qb_model **quantized, qb_quantize_info *info,
+                                           qb_error *error);
+
+/* ----------------------------------------------------------------------------------------------- bounding */
+
+/* The set of inputs over which a bound holds. */
+typedef enum qb_domain_kind {
+  QB_DOMAIN_PIXELS, /* every image with pixels in [0,1] after `preprocess`, a box per channel */
+  QB_DOMAIN_BOX     /* [lo, hi] for every input element, in the network's own units */
+} qb_domain_kind;
+
+/* The paper's conventions, for reproducing its numbers. They change only the published (chain) bounds; what a
+ * convention drops makes them bounds of the paper's network instead of this one, and reports say so. */
+typedef struct qb_bound_conventions {
+  bool drop_bias;       /* leave biases out; default false */
+  bool drop_batch_norm; /* leave BatchNorm out instead of folding it; default false */
+  bool drop_downsample; /* leave the 1x1 convolutions of shortcuts out of the chain; default false */
+  bool width_channels;  /* the width N counts channels instead of units C*H*W; default false */
+} qb_bound_conventions;
+
+typedef struct qb_bound_settings {
+  const int *bits;      /* (bits_count) widths 2..16; default 8 */
+  int bits_count;
+  const qb_scheme *schemes; /* (scheme_count); default uniform */
+  int scheme_count;
+  const qb_granularity *granularities; /* (granularity_count); default per tensor */
+  int granularity_count;
+  bool affine;          /* a zero point per scale; default false: symmetric */
+  uint64_t seed;        /* of randomised schemes; default 0 */
+  qb_domain_kind domain; /* default QB_DOMAIN_PIXELS */
+  const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
+  double lo, hi;        /* QB_DOMAIN_BOX */
+  qb_bound_conventions conventions;
+  int threads;          /* 0 (default): all cores */
+} qb_bound_settings;
+
+#define QB_BOUND_VALUE_TEXT 48
+#define QB_BOUND_WHY_TEXT 200
+
+/* One bound on the largest |output of the network - output of the quantized network| over the domain. */
+typedef struct qb_bound_value {
+  const char *name;   /* "prior", "general", "cnn", "chain_unsummed", "layerwise", ..., "best" */
+  bool applies;       /* false: a hypothesis fails, `why` says which */
+  bool is_graph;      /* true: proved for this network; false: the paper's, for its layers as a chain */
+  const char *form;   /* "plain", "G1", "G3", "G4": the smallest valid form */
+  double log10;       /* of the bound, rounded up; -INFINITY for zero */
+  char value[QB_BOUND_VALUE_TEXT]; /* decimal, rounded up: "1.2e37" */
+  char why[QB_BOUND_WHY_TEXT];     /* "" when it applies */
+} qb_bound_value;
+
+enum { QB_BOUND_LIMIT = 12 };
+
+/* One quantization of the network and its bounds. */
+typedef struct qb_bound_row {
+  int bits;
+  qb_scheme scheme;
+  qb_granularity granularity;
+  double delta;  /* largest change of any weight, computed from the quantized weights */
+  int count;
+  qb_bound_value bounds[QB_BOUND_LIMIT]; /* (count); the last is "best", the smallest graph bound */
+} qb_bound_row;
+
+typedef struct qb_bound_report {
+  const char *model;   /* path */
+  int layers;          /* L, layers with weights */
+  const char *domain;  /* for people and JSON: "pixels imagenet", "[-1, 1]" */
+  double domain_radius; /* D: largest |x_i| over the domain */
+  qb_bound_conventions conventions;
+  const char *network; /* the network that the chain bounds are about: "this network", or what was dropped */
+  int row_count;
+  qb_bound_row *rows;  /* (row_count): granularity slowest, then scheme, then bits as given */
+  double seconds;      /* wall time */
+  void *storage;       /* private */
+} qb_bound_report;
+
+QB_API void qb_bound_settings_default(qb_bound_settings *settings);
+
+/* Quantizes the model in memory at every width, scheme and granularity asked for and bounds each result. Everything
+ * in exact arithmetic of both networks, rounded outwards. `progress` may be NULL. QB_ERROR_ARGUMENT (settings, no
+ * domain), QB_ERROR_NUMERIC (unsafe floating-point environment), QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED. */
+QB_API QB_MUST_CHECK qb_status qb_bound_sweep(const qb_model *model, const qb_bound_settings *settings,
+                                              const qb_progress *progress, qb_bound_report *report, qb_error *error);
+QB_API void qb_bound_report_free(qb_bound_report *report);
+
+/* ---------------------------------------------------------------------------------------------- measuring */
+
+/* Labelled inputs. */
+typedef struct qb_data {
+  const char *path;       /* folder of images, .npy, MNIST idx, CIFAR-10 .bin, or "digits": images drawn by qbound */
+  const char *labels;     /* labels file where the format needs one; default NULL: found beside the data */
+  const char *preprocess; /* preset or key=value pairs; default "raw" */
+  int64_t samples, skip;  /* use at most this many (0: all) after leaving out the first `skip` */
+  int label_offset;       /* class of the network = label + offset; default 0 */
+} qb_data;
+
+typedef struct qb_measure_settings {
+  int batch;      /* samples per run, default 16 */
+  int threads;    /* 0 (default): all cores */
+  bool reference; /* run plain loops in double instead of the fast float32 engine; default false */
+} qb_measure_settings;
+
+/* One network on the data. Rates are fractions; NAN without labels. */
+typedef struct qb_measure_network {
+  const char *path;
+  int64_t size_bytes;
+  double top1, top5;
+  double seconds; /* spent in the network, reading and decoding not counted */
+} qb_measure_network;
+
+/* Two networks on the same data. E_i is the largest |difference of an output| on image i. */
+typedef struct qb_measurement {
+  int64_t images, labelled;
+  qb_measure_network model, other; /* `other` only when has_other */
+  bool has_other;
+  int64_t flip_count; /* images on which the two networks' largest outputs differ in position */
+  double flips;       /* flip_count / images */
+  double error_max, error_mean, error_p50, error_p90, error_p99; /* of E_i; the k-th smallest, k = ceil(p n) */
+  int64_t error_argmax; /* index of the image with the largest E_i */
+  double seconds;     /* wall time of the call */
+  void *storage;      /* private */
+} qb_measurement;
+
+QB_API void qb_data_default(qb_data *data);
+QB_API void qb_measure_settings_default(qb_measure_settings *settings);
+
+/* Runs `model` and, when not NULL, `other` on the data. Numbers are measured on these images, nothing is proved.
+ * QB_ERROR_ARGUMENT, QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_SHAPE (data and networks do not fit), QB_ERROR_ENGINE. */
+QB_API QB_MUST_CHECK qb_status qb_measure(const qb_model *model, const qb_model *other, const qb_data *data,
+                                          const qb_measure_settings *settings, const qb_progress *progress,
+                                          qb_measurement *measurement, qb_error *error);
+QB_API void qb_measurement_free(qb_measurement *measurement);
+
+/* --------------------------------------------------------------------------------------------------- JSON */
+
+/* Each report as one line of JSON with a schema name (docs/json.md); release with qb_text_free. Equal reports give
+ * equal bytes but for what lies under the key "timing". QB_ERROR_MEMORY. */
+QB_API QB_MUST_CHECK qb_status qb_inspection_json(const qb_inspection *inspection, char **text, qb_error *error);
+QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info,
+                                                const char *output, const qb_save_info *save, char **text,
+                                                qb_error *error);
+QB_API QB_MUST_CHECK qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_error *error);
+QB_API QB_MUST_CHECK qb_status qb_measurement_json(const qb_measurement *measurement, char **text, qb_error *error);
+QB_API void qb_text_free(char *text);
 
 #ifdef __cplusplus
 }
