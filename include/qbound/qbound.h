@@ -82,7 +82,7 @@ QB_API const char *qb_version(void);
 
 #define QB_MIN_BITS 2
 #define QB_MAX_BITS 16
-#define QB_SHAPE_RANK 8  /* most axes of a tensor */
+#define QB_SHAPE_RANK 8   /* most axes of a tensor */
 #define QB_SHA256_TEXT 65 /* 64 hexadecimal digits and the terminator */
 
 /* ----------------------------------------------------------------------------------------------- progress */
@@ -119,8 +119,8 @@ typedef struct qb_save_settings {
 
 /* What was written and what the check after writing found. */
 typedef struct qb_save_info {
-  int64_t opset;      /* of the written file */
-  int64_t size_bytes; /* of the written file */
+  int64_t opset;            /* of the written file */
+  int64_t size_bytes;       /* of the written file */
   double output_difference; /* largest |output of the file read back - output of the model in memory|: 0 */
   double float_difference;  /* the same with the original weights put back, against the original network, divided by the
                              * largest output: rounding of BatchNorm folding only, below 1e-3 or the call fails */
@@ -145,14 +145,14 @@ typedef struct qb_inspect_layer {
   int weight_rank, output_rank;
   int64_t weight_shape[QB_SHAPE_RANK]; /* Conv (OC, IC/G, KH, KW), Gemm and MatMul (OUT, IN) */
   int64_t output_shape[QB_SHAPE_RANK]; /* at batch one */
-  int64_t parameters;   /* weights and biases */
-  int64_t macs;         /* multiply-accumulates of one inference */
-  int64_t row_length;   /* n_l: entries that meet one output unit at most */
-  double radius;        /* r_l: largest l1 norm of a row (a filter), an upper bound */
-  double largest;       /* max |w| */
-  double range_ratio;   /* largest over smallest non-zero max |w| of an output channel; 1 when all are alike */
+  int64_t parameters;                  /* weights and biases */
+  int64_t macs;                        /* multiply-accumulates of one inference */
+  int64_t row_length;                  /* n_l: entries that meet one output unit at most */
+  double radius;                       /* r_l: largest l1 norm of a row (a filter), an upper bound */
+  double largest;                      /* max |w| */
+  double range_ratio;    /* largest over smallest non-zero max |w| of an output channel; 1 when all are alike */
   int64_t zero_channels; /* output channels whose weights are all zero */
-  int bits;             /* of integer weights already in the file; 0: float */
+  int bits;              /* of integer weights already in the file; 0: float */
 } qb_inspect_layer;
 
 typedef struct qb_inspect_operator {
@@ -178,15 +178,15 @@ typedef struct qb_inspection {
   const char *path;
   char sha256[QB_SHA256_TEXT]; /* of the file */
   int64_t size_bytes, opset;
-  bool supported;              /* no unsupported node: the other calls accept the file */
-  const char *reason;          /* why the graph could not be built when not supported, else NULL */
+  bool supported;     /* no unsupported node: the other calls accept the file */
+  const char *reason; /* why the graph could not be built when not supported, else NULL */
   int input_count, output_count, operator_count, layer_count, unsupported_count;
-  qb_inspect_tensor *inputs, *outputs;   /* empty when not supported */
-  qb_inspect_operator *operators;        /* by first use; of the file as it is */
-  qb_inspect_layer *layers;              /* (layer_count) in topological order */
-  qb_inspect_unsupported *unsupported;   /* (unsupported_count) */
-  int64_t parameters, macs;              /* sums over layers */
-  void *storage;                         /* private */
+  qb_inspect_tensor *inputs, *outputs; /* empty when not supported */
+  qb_inspect_operator *operators;      /* by first use; of the file as it is */
+  qb_inspect_layer *layers;            /* (layer_count) in topological order */
+  qb_inspect_unsupported *unsupported; /* (unsupported_count) */
+  int64_t parameters, macs;            /* sums over layers */
+  void *storage;                       /* private */
 } qb_inspection;
 
 /* Reads a file and describes it. A valid file with unsupported nodes is not an error: they are listed with the reason.
@@ -217,11 +217,11 @@ typedef struct qb_quantize_settings {
 
 /* What quantizing did to one layer. */
 typedef struct qb_quantize_layer {
-  const char *node;    /* lives as long as the model */
+  const char *node; /* lives as long as the model */
   int bits;
-  int64_t weights;     /* number of weights */
-  double delta;        /* max |w' - w|, computed from the written weights */
-  double mean_square;  /* mean of (w' - w)^2 */
+  int64_t weights;    /* number of weights */
+  double delta;       /* max |w' - w|, computed from the written weights */
+  double mean_square; /* mean of (w' - w)^2 */
 } qb_quantize_layer;
 
 typedef struct qb_quantize_info {
@@ -262,19 +262,19 @@ typedef struct qb_bound_conventions {
 } qb_bound_conventions;
 
 typedef struct qb_bound_settings {
-  const int *bits;      /* (bits_count) widths 2..16; default 8 */
+  const int *bits; /* (bits_count) widths 2..16; default 8 */
   int bits_count;
   const qb_scheme *schemes; /* (scheme_count); default uniform */
   int scheme_count;
   const qb_granularity *granularities; /* (granularity_count); default per tensor */
   int granularity_count;
-  bool affine;          /* a zero point per scale; default false: symmetric */
-  uint64_t seed;        /* of randomised schemes; default 0 */
-  qb_domain_kind domain; /* default QB_DOMAIN_PIXELS */
+  bool affine;            /* a zero point per scale; default false: symmetric */
+  uint64_t seed;          /* of randomised schemes; default 0 */
+  qb_domain_kind domain;  /* default QB_DOMAIN_PIXELS */
   const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
-  double lo, hi;        /* QB_DOMAIN_BOX */
+  double lo, hi;          /* QB_DOMAIN_BOX */
   qb_bound_conventions conventions;
-  int threads;          /* 0 (default): all cores */
+  int threads; /* 0 (default): all cores */
 } qb_bound_settings;
 
 #define QB_BOUND_VALUE_TEXT 48
@@ -282,11 +282,11 @@ typedef struct qb_bound_settings {
 
 /* One bound on the largest |output of the network - output of the quantized network| over the domain. */
 typedef struct qb_bound_value {
-  const char *name;   /* "prior", "general", "cnn", "chain_unsummed", "layerwise", ..., "best" */
-  bool applies;       /* false: a hypothesis fails, `why` says which */
-  bool is_graph;      /* true: proved for this network; false: the paper's, for its layers as a chain */
-  const char *form;   /* "plain", "G1", "G3", "G4": the smallest valid form */
-  double log10;       /* of the bound, rounded up; -INFINITY for zero */
+  const char *name;                /* "prior", "general", "cnn", "chain_unsummed", "layerwise", ..., "best" */
+  bool applies;                    /* false: a hypothesis fails, `why` says which */
+  bool is_graph;                   /* true: proved for this network; false: the paper's, for its layers as a chain */
+  const char *form;                /* "plain", "G1", "G3", "G4": the smallest valid form */
+  double log10;                    /* of the bound, rounded up; -INFINITY for zero */
   char value[QB_BOUND_VALUE_TEXT]; /* decimal, rounded up: "1.2e37" */
   char why[QB_BOUND_WHY_TEXT];     /* "" when it applies */
 } qb_bound_value;
@@ -298,22 +298,22 @@ typedef struct qb_bound_row {
   int bits;
   qb_scheme scheme;
   qb_granularity granularity;
-  double delta;  /* largest change of any weight, computed from the quantized weights */
+  double delta; /* largest change of any weight, computed from the quantized weights */
   int count;
   qb_bound_value bounds[QB_BOUND_LIMIT]; /* (count); the last is "best", the smallest graph bound */
 } qb_bound_row;
 
 typedef struct qb_bound_report {
-  const char *model;   /* path */
-  int layers;          /* L, layers with weights */
-  const char *domain;  /* for people and JSON: "pixels imagenet", "[-1, 1]" */
+  const char *model;    /* path */
+  int layers;           /* L, layers with weights */
+  const char *domain;   /* for people and JSON: "pixels imagenet", "[-1, 1]" */
   double domain_radius; /* D: largest |x_i| over the domain */
   qb_bound_conventions conventions;
   const char *network; /* the network that the chain bounds are about: "this network", or what was dropped */
   int row_count;
-  qb_bound_row *rows;  /* (row_count): granularity slowest, then scheme, then bits as given */
-  double seconds;      /* wall time */
-  void *storage;       /* private */
+  qb_bound_row *rows; /* (row_count): granularity slowest, then scheme, then bits as given */
+  double seconds;     /* wall time */
+  void *storage;      /* private */
 } qb_bound_report;
 
 QB_API void qb_bound_settings_default(qb_bound_settings *settings);
@@ -358,9 +358,9 @@ typedef struct qb_measurement {
   int64_t flip_count; /* images on which the two networks' largest outputs differ in position */
   double flips;       /* flip_count / images */
   double error_max, error_mean, error_p50, error_p90, error_p99; /* of E_i; the k-th smallest, k = ceil(p n) */
-  int64_t error_argmax; /* index of the image with the largest E_i */
-  double seconds;     /* wall time of the call */
-  void *storage;      /* private */
+  int64_t error_argmax;                                          /* index of the image with the largest E_i */
+  double seconds;                                                /* wall time of the call */
+  void *storage;                                                 /* private */
 } qb_measurement;
 
 QB_API void qb_data_default(qb_data *data);

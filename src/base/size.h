@@ -11,8 +11,6 @@ static inline bool qb_size_multiply(size_t a, size_t b, size_t *result) {
 }
 
 /* *result = a + b; false when the sum overflows (then *result is unspecified). */
-static inline bool qb_size_add(size_t a, size_t b, size_t *result) {
-  return !__builtin_add_overflow(a, b, result);
-}
+static inline bool qb_size_add(size_t a, size_t b, size_t *result) { return !__builtin_add_overflow(a, b, result); }
 
 #endif

@@ -8,11 +8,11 @@
 /* What happens to an image, in this order: resize so that the shorter side is `resize` pixels (antialiased bilinear,
  * as Pillow and torchvision do it), centre crop, divide by `scale`, subtract mean, divide by std. */
 typedef struct qb_preprocess {
-  int32_t resize;          /* 0: none */
-  int32_t crop;            /* 0: none */
-  float scale;             /* 0: leave values as stored (pixels 0..255, npy as is) */
-  float mean[4], std[4];   /* per channel; std 1 and mean 0 by default */
-  bool normalize;          /* mean and std were given */
+  int32_t resize;        /* 0: none */
+  int32_t crop;          /* 0: none */
+  float scale;           /* 0: leave values as stored (pixels 0..255, npy as is) */
+  float mean[4], std[4]; /* per channel; std 1 and mean 0 by default */
+  bool normalize;        /* mean and std were given */
 } qb_preprocess;
 
 /* A preset (imagenet, imagenet-224, imagenet-norm, unit, raw) or `key=value` pairs joined by ':'.

@@ -85,16 +85,15 @@ void qb_graph_free(qb_graph *graph) {
   *graph = (qb_graph){0};
 }
 
-static qb_status add_value(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id,
-                           qb_error *error) {
+static qb_status add_value(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id, qb_error *error) {
   size_t count;
   if (!qb_shape_count(shape, &count))
     return qb_fail(error, QB_ERROR_SHAPE, "%s: value '%s' has a negative or overflowing shape", graph->name, name);
   QB_TRY(grow_index(graph, error));
   if (*index_slot(graph, name) != QB_NONE)
     return qb_fail(error, QB_ERROR_FORMAT, "%s: the name '%s' is defined twice", graph->name, name);
-  QB_TRY(reserve((void **)&graph->values, &graph->value_capacity, graph->value_count + 1, sizeof *graph->values,
-                 error));
+  QB_TRY(
+      reserve((void **)&graph->values, &graph->value_capacity, graph->value_count + 1, sizeof *graph->values, error));
   char *copy = qb_arena_string(&graph->arena, name, strlen(name));
   if (copy == NULL)
     return qb_fail_memory(error, name, strlen(name));
@@ -135,8 +134,8 @@ qb_status qb_graph_add_constant(qb_graph *graph, const char *name, const qb_view
   return QB_OK;
 }
 
-qb_status qb_graph_new_constant(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id,
-                                float **data, qb_error *error) {
+qb_status qb_graph_new_constant(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id, float **data,
+                                qb_error *error) {
   QB_TRY(add_value(graph, name, shape, id, error));
   size_t count = qb_shape_elements(shape);
   *data = qb_arena_alloc(&graph->arena, count, sizeof **data);
@@ -164,9 +163,9 @@ static qb_status copy_inputs(qb_graph *graph, qb_node *node, const qb_value_id *
   return QB_OK;
 }
 
-qb_status qb_graph_add_node(qb_graph *graph, qb_op op, const char *name, const qb_value_id *inputs,
-                            int32_t input_count, const qb_attributes *attributes, const char *output_name,
-                            const qb_shape *output_shape, qb_node_id *id, qb_error *error) {
+qb_status qb_graph_add_node(qb_graph *graph, qb_op op, const char *name, const qb_value_id *inputs, int32_t input_count,
+                            const qb_attributes *attributes, const char *output_name, const qb_shape *output_shape,
+                            qb_node_id *id, qb_error *error) {
   qb_shape shape;
   const char *label = name != NULL && name[0] != '\0' ? name : output_name;
   qb_node node = {.op = op, .attributes = *attributes, .origin = QB_NONE};
@@ -278,8 +277,7 @@ static qb_status validate_node(const qb_graph *graph, qb_node_id id, qb_error *e
   }
   const qb_value *output = &graph->values[node->output];
   if (output->producer != id)
-    return qb_fail(error, QB_ERROR_FORMAT, "%s: node '%s' is not the producer of its output", graph->name,
-                   node->name);
+    return qb_fail(error, QB_ERROR_FORMAT, "%s: node '%s' is not the producer of its output", graph->name, node->name);
   QB_TRY(qb_shape_infer(graph, node, &output->shape, &shape, error));
   if (!qb_shape_equal(&shape, &output->shape))
     return qb_fail(error, QB_ERROR_SHAPE, "%s: node '%s' no longer gives the shape of its output", graph->name,

@@ -36,14 +36,14 @@ typedef struct qb_codes {
 } qb_codes;
 
 typedef struct qb_value {
-  const char *name;     /* the ONNX name, unique in the graph, never NULL */
-  qb_shape shape;       /* at batch one; canonical layout for weights */
-  qb_node_id producer;  /* QB_NONE for the network's inputs and for constants */
-  bool is_constant;     /* then `constant` holds the data */
-  qb_view constant;     /* float32 (int64 only while importing) */
+  const char *name;      /* the ONNX name, unique in the graph, never NULL */
+  qb_shape shape;        /* at batch one; canonical layout for weights */
+  qb_node_id producer;   /* QB_NONE for the network's inputs and for constants */
+  bool is_constant;      /* then `constant` holds the data */
+  qb_view constant;      /* float32 (int64 only while importing) */
   const qb_codes *codes; /* integer form of a constant, NULL for plain floats */
-  const char *source;   /* constants: the initializer it came from, NULL when a pass made it */
-  bool transposed;      /* constants: the canonical layout is the transpose of the initializer (Gemm, MatMul) */
+  const char *source;    /* constants: the initializer it came from, NULL when a pass made it */
+  bool transposed;       /* constants: the canonical layout is the transpose of the initializer (Gemm, MatMul) */
 } qb_value;
 
 enum { QB_MAX_INPUTS = 64 };
@@ -99,9 +99,8 @@ QB_MUST_CHECK qb_status qb_graph_add_output(qb_graph *graph, qb_value_id id, qb_
  * (output_padding) and of pools with ceil_mode; otherwise NULL, and the shape is inferred. QB_ERROR_SHAPE names the
  * node and the shapes. */
 QB_MUST_CHECK qb_status qb_graph_add_node(qb_graph *graph, qb_op op, const char *name, const qb_value_id *inputs,
-                                          int32_t input_count, const qb_attributes *attributes,
-                                          const char *output_name, const qb_shape *output_shape, qb_node_id *id,
-                                          qb_error *error);
+                                          int32_t input_count, const qb_attributes *attributes, const char *output_name,
+                                          const qb_shape *output_shape, qb_node_id *id, qb_error *error);
 
 /* The value of that name, or QB_NONE. */
 qb_value_id qb_graph_find(const qb_graph *graph, const char *name);
@@ -111,8 +110,8 @@ qb_value_id qb_graph_find(const qb_graph *graph, const char *name);
 float *qb_graph_replace_constant(qb_graph *graph, qb_value_id id);
 
 /* A new float32 constant in the graph's arena, zeroed, to be filled through *data. */
-QB_MUST_CHECK qb_status qb_graph_new_constant(qb_graph *graph, const char *name, const qb_shape *shape,
-                                              qb_value_id *id, float **data, qb_error *error);
+QB_MUST_CHECK qb_status qb_graph_new_constant(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id,
+                                              float **data, qb_error *error);
 
 /* Replaces input `slot` of a node (the slot may lie past the end: missing ones between become QB_NONE). */
 QB_MUST_CHECK qb_status qb_graph_set_input(qb_graph *graph, qb_node_id node, int32_t slot, qb_value_id value,

@@ -24,8 +24,8 @@ static qb_status shape_error(const rule_context *context, const char *problem) {
   char text[QB_SHAPE_TEXT] = "nothing";
   if (has_input(context, 0))
     qb_shape_print(input_shape(context, 0), text);
-  return qb_fail(context->error, QB_ERROR_SHAPE, "%s: node '%s' (%s): %s; its input has shape %s",
-                 context->graph->name, context->node->name, qb_op_name(context->node->op), problem, text);
+  return qb_fail(context->error, QB_ERROR_SHAPE, "%s: node '%s' (%s): %s; its input has shape %s", context->graph->name,
+                 context->node->name, qb_op_name(context->node->op), problem, text);
 }
 
 bool qb_shape_broadcast(const qb_shape *a, const qb_shape *b, qb_shape *result) {

@@ -6,23 +6,23 @@
 #include <stddef.h>
 
 /* id, ONNX TensorProto.DataType number, bits per element, name */
-#define QB_DTYPE_LIST(X)           \
-  X(F32, 1, 32, "float32")         \
-  X(U8, 2, 8, "uint8")             \
-  X(I8, 3, 8, "int8")              \
-  X(U16, 4, 16, "uint16")          \
-  X(I16, 5, 16, "int16")           \
-  X(I32, 6, 32, "int32")           \
-  X(I64, 7, 64, "int64")           \
-  X(BOOL, 9, 8, "bool")            \
-  X(F16, 10, 16, "float16")        \
-  X(F64, 11, 64, "float64")        \
-  X(U32, 12, 32, "uint32")         \
-  X(U64, 13, 64, "uint64")         \
-  X(BF16, 16, 16, "bfloat16")      \
-  X(U4, 21, 4, "uint4")            \
-  X(I4, 22, 4, "int4")             \
-  X(U2, 25, 2, "uint2")            \
+#define QB_DTYPE_LIST(X)      \
+  X(F32, 1, 32, "float32")    \
+  X(U8, 2, 8, "uint8")        \
+  X(I8, 3, 8, "int8")         \
+  X(U16, 4, 16, "uint16")     \
+  X(I16, 5, 16, "int16")      \
+  X(I32, 6, 32, "int32")      \
+  X(I64, 7, 64, "int64")      \
+  X(BOOL, 9, 8, "bool")       \
+  X(F16, 10, 16, "float16")   \
+  X(F64, 11, 64, "float64")   \
+  X(U32, 12, 32, "uint32")    \
+  X(U64, 13, 64, "uint64")    \
+  X(BF16, 16, 16, "bfloat16") \
+  X(U4, 21, 4, "uint4")       \
+  X(I4, 22, 4, "int4")        \
+  X(U2, 25, 2, "uint2")       \
   X(I2, 26, 2, "int2")
 
 typedef enum qb_dtype {

@@ -14,9 +14,8 @@ typedef struct qb_shape {
 } qb_shape;
 
 /* QB_SHAPE(1, 3, 224, 224) */
-#define QB_SHAPE(...)                                                                       \
-  ((qb_shape){.rank = (int32_t)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
-              .dims = {__VA_ARGS__}})
+#define QB_SHAPE(...) \
+  ((qb_shape){.rank = (int32_t)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .dims = {__VA_ARGS__}})
 
 /* Number of elements; false when a dimension is negative or the product overflows size_t. Rank 0 has one element. */
 bool qb_shape_count(const qb_shape *shape, size_t *count);

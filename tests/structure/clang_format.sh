@@ -1,0 +1,14 @@
+#!/bin/sh
+# The sources are laid out as .clang-format says (./dev format does it). Other versions of the tool lay out a little
+# differently, so only the one that Debian 12 has counts.
+set -eu
+command -v clang-format >/dev/null || { echo "clang-format is not installed"; exit 77; }
+case $(clang-format --version) in
+*' 14.'*) ;;
+*) echo "another version than 14: $(clang-format --version)"; exit 77 ;;
+esac
+bad=0
+for file in $(find . -path ./build -prune -o -name '*.[ch]' -print | sort); do
+  clang-format "$file" | cmp -s - "$file" || { echo "$file: not laid out; run ./dev format"; bad=1; }
+done
+exit $bad
