@@ -206,20 +206,36 @@ typedef enum qb_scheme {
 
 typedef enum qb_granularity { QB_PER_TENSOR, QB_PER_CHANNEL } qb_granularity;
 
+/* How the range of a grid is chosen. */
+typedef enum qb_grid_choice {
+  QB_GRID_MINMAX, /* every weight fits */
+  QB_GRID_MSE     /* the clip that minimises the mean square of w' - w over a fixed set of candidates */
+} qb_grid_choice;
+
+/* Bits of one layer, chosen by the user or by an allocation. */
+typedef struct qb_layer_bits {
+  const char *node; /* the layer's node name */
+  int bits;         /* 2..16, or 0: the layer stays float */
+} qb_layer_bits;
+
 /* How weights become integers. Fill with qb_quantize_settings_default, then change fields. */
 typedef struct qb_quantize_settings {
-  int bits;                   /* 2..16, default 8 */
+  int bits;                   /* 2..16, default 8; layers that `plan` does not name */
   qb_scheme scheme;           /* default QB_SCHEME_UNIFORM */
   qb_granularity granularity; /* default QB_PER_CHANNEL */
-  bool affine;                /* a zero point per scale; default false: symmetric */
+  bool affine;                /* a zero point per scale; default false: symmetric. Not with QB_SCHEME_ROUND */
+  qb_grid_choice grid;        /* default QB_GRID_MINMAX; QB_SCHEME_STOCHASTIC needs it */
   uint64_t seed;              /* of randomised schemes, default 0 */
+  const qb_layer_bits *plan;  /* (plan_count) overrides of `bits` by layer, default NULL; every name must exist */
+  int plan_count;
 } qb_quantize_settings;
 
 /* What quantizing did to one layer. */
 typedef struct qb_quantize_layer {
-  const char *node; /* lives as long as the model */
-  int bits;
+  const char *node;   /* lives as long as the model */
+  int bits;           /* 0: the layer stayed float */
   int64_t weights;    /* number of weights */
+  bool tied;          /* an earlier layer of the list holds the same weight, which was quantized there */
   double delta;       /* max |w' - w|, computed from the written weights */
   double mean_square; /* mean of (w' - w)^2 */
 } qb_quantize_layer;

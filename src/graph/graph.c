@@ -246,6 +246,13 @@ int32_t qb_graph_use_count(const qb_graph *graph, qb_value_id id) {
   return uses;
 }
 
+static void delete_node(qb_graph *graph, qb_node_id node) {
+  memmove(&graph->nodes[node], &graph->nodes[node + 1], (size_t)(graph->node_count - node - 1) * sizeof(qb_node));
+  graph->node_count--;
+  for (int32_t n = node; n < graph->node_count; n++)
+    graph->values[graph->nodes[n].output].producer = n;
+}
+
 void qb_graph_remove_node(qb_graph *graph, qb_node_id node) {
   qb_node removed = graph->nodes[node];
   qb_value *input = &graph->values[removed.inputs[0]];
@@ -255,11 +262,14 @@ void qb_graph_remove_node(qb_graph *graph, qb_node_id node) {
   graph->nodes[producer].output = removed.output;
   graph->values[removed.output].producer = producer;
   input->producer = QB_NONE; /* the value stays in the table, unused */
+  delete_node(graph, node);
+}
 
-  memmove(&graph->nodes[node], &graph->nodes[node + 1], (size_t)(graph->node_count - node - 1) * sizeof(qb_node));
-  graph->node_count--;
-  for (int32_t n = node; n < graph->node_count; n++)
-    graph->values[graph->nodes[n].output].producer = n;
+void qb_graph_remove_unused_node(qb_graph *graph, qb_node_id node) {
+  qb_value_id output = graph->nodes[node].output;
+  assert(qb_graph_use_count(graph, output) == 0);
+  graph->values[output].producer = QB_NONE; /* the value stays in the table, unused */
+  delete_node(graph, node);
 }
 
 /* ----------------------------------------------------------------------------------------------------- validating */

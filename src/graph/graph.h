@@ -125,6 +125,9 @@ int32_t qb_graph_use_count(const qb_graph *graph, qb_value_id id);
  * input is an activation with exactly one use and a producer. Node ids after it shift down by one. */
 void qb_graph_remove_node(qb_graph *graph, qb_node_id node);
 
+/* Deletes `node`, whose output nobody uses any more. Node ids after it shift down by one. */
+void qb_graph_remove_unused_node(qb_graph *graph, qb_node_id node);
+
 /* Checks every invariant above: topological order, ids, shapes against inference, finite float32 constants. */
 QB_MUST_CHECK qb_status qb_graph_validate(const qb_graph *graph, qb_error *error);
 

@@ -45,8 +45,8 @@ typedef struct qb_batch_norm_attributes {
   float epsilon;
 } qb_batch_norm_attributes;
 
-/* Clip to [lo, hi]; a missing limit is -INFINITY or INFINITY. A limit per channel (ReLU6 after equalization) is
- * lo_channels or hi_channels with one float per channel of axis 1, else NULL. */
+/* Clip to [lo, hi]; a missing limit is -INFINITY or INFINITY. An upper limit per channel (ReLU6 after equalization) is
+ * hi_channels, one float per channel of axis 1, which then replaces hi; else NULL. */
 typedef struct qb_clip_attributes {
   float lo, hi;
   const float *hi_channels;

@@ -5,17 +5,39 @@
 #include "graph/graph.h"
 
 /* For every node of the quantized graph its partner in the original, or QB_NONE for a node that only the quantized
- * graph has: QuantizeLinear, DequantizeLinear on activations. Every original node is some node's partner. Partners
- * have the same operator family, the same attributes that shape the result, and matching inputs. */
+ * graph has. Those without a partner are
+ *   - QuantizeLinear and DequantizeLinear on activations,
+ *   - nodes of the reshape family (Identity, Dropout, Flatten, ..): the same elements in the same order, a copy,
+ *   - nodes that no network output depends on, which have to be skipped.
+ * Every original node that an output depends on is some node's partner, except copies (reshape family).
+ *
+ * Partners have the same operator family and inputs that match in the same slots, or crosswise for Add and Mul of two
+ * activations: look the values up in `value`, not by slot. What may differ between partners, and nothing else:
+ *   - weights and biases of linear layers (equal shapes; a bias may be missing on one side),
+ *   - the limits of Clip: `clip_differences` counts such nodes,
+ *   - constant operands of Add, Sub, Mul, Div, Concat: `operand_differences` counts such nodes.
+ * BatchNorm statistics, slopes and all other attributes are equal bit for bit; windows, groups and shapes agree.
+ * A reader without a rule for one of these differences refuses when its count is not zero. */
 typedef struct qb_pair {
   const qb_graph *original, *quantized; /* borrowed */
   qb_node_id *partner;                  /* (quantized->node_count), from qb_alloc */
+  qb_value_id *value; /* (quantized->value_count), from qb_alloc: the original value that a value of the quantized
+                         graph stands for (also behind QuantizeLinear and copies), QB_NONE for dead values and for
+                         constants that only the quantized graph has */
+  int32_t clip_differences, operand_differences;
+  int32_t absorbed; /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
 } qb_pair;
 
 /* Matches by structure from the outputs backwards; names do not matter. QB_ERROR_FORMAT says at which nodes the two
  * graphs part and why. Free with qb_pair_free in every case. */
 QB_MUST_CHECK qb_status qb_pair_match(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
                                       qb_error *error);
+
+/* The same, but also accepts a quantized graph without a Relu, or Clip from 0, whose work the clamp of the
+ * QuantizeLinear that follows does (its lowest code stands for 0): that QuantizeLinear gets the Relu or Clip as its
+ * partner. For readers that have the rule clip(relu(x), 0, M) against clip(x', 0, M). */
+QB_MUST_CHECK qb_status qb_pair_match_absorbed(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
+                                               qb_error *error);
 void qb_pair_free(qb_pair *pair);
 
 #endif
