@@ -19,6 +19,13 @@ find_library(OPENBLAS_LIBRARY NAMES openblas PATH_SUFFIXES openblas-openmp NO_CM
 find_path(CBLAS_INCLUDE_DIR cblas.h HINTS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}
           PATH_SUFFIXES openblas-openmp REQUIRED)
 
+# Its soname is that of every OpenBLAS build, and the system's default may be another one: programs look into that
+# folder first. An rpath of the old kind also holds for what LAPACKE loads.
+get_filename_component(OPENBLAS_FOLDER ${OPENBLAS_LIBRARY} DIRECTORY)
+list(APPEND CMAKE_BUILD_RPATH ${OPENBLAS_FOLDER})
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
+add_link_options(-Wl,--disable-new-dtags)
+
 add_library(qbound_dependencies INTERFACE)
 target_include_directories(qbound_dependencies SYSTEM INTERFACE ${ARB_INCLUDE_DIR} ${DNNL_INCLUDE_DIR}
                                                                 ${CBLAS_INCLUDE_DIR})

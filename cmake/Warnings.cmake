@@ -1,7 +1,7 @@
 # Gates on every change, and the floating-point rules: no contraction surprises, no fast-math.
 add_library(qbound_warnings INTERFACE)
 target_compile_options(qbound_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla
-                                                 -Wno-format-truncation -ffp-contract=off -fno-fast-math)
+                                                 $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation> -ffp-contract=off -fno-fast-math)
 if(QBOUND_WERROR)
   target_compile_options(qbound_warnings INTERFACE -Werror)
 endif()

@@ -9,6 +9,7 @@
 #include "base/size.h"
 
 static atomic_long allocations_left = -1;
+static atomic_long live_blocks;
 
 void qb_alloc_fail_after(long n) { atomic_store(&allocations_left, n); }
 
@@ -31,9 +32,17 @@ void *qb_alloc(size_t count, size_t size) {
   if (rounded == 0)
     rounded = QB_ALIGNMENT;
   void *block = aligned_alloc(QB_ALIGNMENT, rounded);
-  if (block != NULL)
-    memset(block, 0, rounded);
-  return block;
+  if (block == NULL)
+    return NULL;
+  atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
+  return memset(block, 0, rounded);
 }
 
-void qb_free(void *block) { free(block); }
+void qb_free(void *block) {
+  if (block == NULL)
+    return;
+  atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+  free(block);
+}
+
+long qb_alloc_live(void) { return atomic_load(&live_blocks); }

@@ -17,4 +17,7 @@ void qb_free(void *block);
 /* Test hook: the allocation that is `n` calls ahead (0 = the next one) and every later one fail. Negative: off. */
 void qb_alloc_fail_after(long n);
 
+/* Test hook: number of blocks from qb_alloc that are not released yet. */
+long qb_alloc_live(void);
+
 #endif

@@ -118,6 +118,11 @@ static qb_status append_id(qb_value_id **list, int32_t *count, qb_value_id id, q
 
 qb_status qb_graph_add_input(qb_graph *graph, const char *name, const qb_shape *shape, qb_value_id *id,
                              qb_error *error) {
+  char text[QB_SHAPE_TEXT];
+  if (!qb_shape_is_activation(shape))
+    return qb_fail(error, QB_ERROR_SHAPE,
+                   "%s: input '%s' has shape %s; expected a batch axis of length one in front and no empty axis",
+                   graph->name, name, qb_shape_print(shape, text));
   QB_TRY(add_value(graph, name, shape, id, error));
   return append_id(&graph->inputs, &graph->input_count, *id, error);
 }
@@ -274,6 +279,18 @@ void qb_graph_remove_unused_node(qb_graph *graph, qb_node_id node) {
 
 /* ----------------------------------------------------------------------------------------------------- validating */
 
+/* True when the value is a network input, a constant or the output of a node before `id`. */
+static bool is_available(const qb_graph *graph, qb_value_id value, qb_node_id id) {
+  if (value < 0 || value >= graph->value_count)
+    return false;
+  if (graph->values[value].is_constant || graph->values[value].producer != QB_NONE)
+    return graph->values[value].producer < id;
+  for (int32_t i = 0; i < graph->input_count; i++)
+    if (graph->inputs[i] == value)
+      return true;
+  return false;
+}
+
 static qb_status validate_node(const qb_graph *graph, qb_node_id id, qb_error *error) {
   const qb_node *node = &graph->nodes[id];
   qb_shape shape;
@@ -281,7 +298,7 @@ static qb_status validate_node(const qb_graph *graph, qb_node_id id, qb_error *e
     qb_value_id input = node->inputs[i];
     if (input == QB_NONE)
       continue;
-    if (input < 0 || input >= graph->value_count || graph->values[input].producer >= id)
+    if (!is_available(graph, input, id))
       return qb_fail(error, QB_ERROR_FORMAT, "%s: node '%s' uses a value before it is computed", graph->name,
                      node->name);
   }
@@ -305,6 +322,9 @@ qb_status qb_graph_validate(const qb_graph *graph, qb_error *error) {
   }
   if (graph->input_count == 0 || graph->output_count == 0)
     return qb_fail(error, QB_ERROR_FORMAT, "%s: the network has no input or no output", graph->name);
+  for (int32_t i = 0; i < graph->output_count; i++)
+    if (!is_available(graph, graph->outputs[i], graph->node_count))
+      return qb_fail(error, QB_ERROR_FORMAT, "%s: output %d is computed by no node", graph->name, i);
   return QB_OK;
 }
 

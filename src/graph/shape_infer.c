@@ -41,10 +41,21 @@ bool qb_shape_broadcast(const qb_shape *a, const qb_shape *b, qb_shape *result) 
   return true;
 }
 
+bool qb_shape_is_activation(const qb_shape *shape) {
+  size_t count;
+  if (!qb_shape_count(shape, &count) || shape->rank < 1 || shape->dims[0] != 1)
+    return false;
+  return count > 0 && count <= QB_MAX_ELEMENTS;
+}
+
+/* Limits far above any real network keep the arithmetic on lengths (below 2^36 elements) inside 64 bits. */
 static bool valid_window(const qb_window *window) {
+  const int32_t limit = 1 << 20;
   for (int axis = 0; axis < 2; axis++)
     if (window->kernel[axis] < 1 || window->stride[axis] < 1 || window->dilation[axis] < 1 ||
-        window->pad_begin[axis] < 0 || window->pad_end[axis] < 0)
+        window->pad_begin[axis] < 0 || window->pad_end[axis] < 0 || window->kernel[axis] > limit ||
+        window->stride[axis] > limit || window->dilation[axis] > limit || window->pad_begin[axis] > limit ||
+        window->pad_end[axis] > limit)
       return false;
   return true;
 }
@@ -147,8 +158,8 @@ static qb_status infer_prelu(const rule_context *context, qb_shape *output) {
 static qb_status infer_softmax(const rule_context *context, qb_shape *output) {
   const qb_shape *x = input_shape(context, 0);
   int32_t axis = context->node->attributes.axes.axis, end = context->node->attributes.axes.end_axis;
-  if (axis < 0 || axis >= end || end > x->rank)
-    return shape_error(context, "the axis is out of range");
+  if (axis < 1 || axis >= end || end > x->rank)
+    return shape_error(context, "the axis is out of range (a softmax across the batch is not supported)");
   return infer_same(context, output);
 }
 
@@ -166,9 +177,11 @@ static qb_status infer_pool(const rule_context *context, qb_shape *output) {
   if (output->rank != 4 || output->dims[0] != x->dims[0] || output->dims[1] != x->dims[1])
     return shape_error(context, "the pooled shape does not fit the input");
   for (int axis = 0; axis < 2; axis++) {
-    int64_t last_start = (output->dims[2 + axis] - 1) * window->stride[axis];
-    if (output->dims[2 + axis] < 1 || last_start >= x->dims[2 + axis] + window->pad_begin[axis])
-      return shape_error(context, "a pooling window starts outside the input");
+    int64_t length = output->dims[2 + axis], whole = 0;
+    qb_window_output(window, axis, x->dims[2 + axis], &whole);
+    if (length < 1 || length < whole || length > whole + 1 ||
+        (length - 1) * window->stride[axis] >= x->dims[2 + axis] + window->pad_begin[axis])
+      return shape_error(context, "a pooling window starts outside the input, or windows are missing");
   }
   return QB_OK;
 }
@@ -187,7 +200,22 @@ static qb_status infer_average(const rule_context *context, qb_shape *output) {
   return QB_OK;
 }
 
+/* Broadcasting aligns the last axes, so the batch axes meet only when both activations have the same rank; a constant
+ * must not reach the batch axis. */
+static bool batch_axes_meet(const rule_context *context) {
+  const qb_value *a = &context->graph->values[context->node->inputs[0]];
+  const qb_value *b = &context->graph->values[context->node->inputs[1]];
+  if (!a->is_constant && !b->is_constant)
+    return a->shape.rank == b->shape.rank;
+  const qb_shape *constant = a->is_constant ? &a->shape : &b->shape;
+  const qb_shape *other = a->is_constant ? &b->shape : &a->shape;
+  return constant->rank < other->rank ||
+         (constant->rank == other->rank && constant->rank > 0 && constant->dims[0] == 1);
+}
+
 static qb_status infer_add(const rule_context *context, qb_shape *output) {
+  if (!batch_axes_meet(context))
+    return shape_error(context, "broadcasting across the batch axis is not supported");
   if (!qb_shape_broadcast(input_shape(context, 0), input_shape(context, 1), output))
     return shape_error(context, "the two inputs do not broadcast");
   return QB_OK;
@@ -201,6 +229,8 @@ static qb_status infer_concat(const rule_context *context, qb_shape *output) {
   if (axis < 1 || axis >= output->rank)
     return shape_error(context, "the axis is out of range (concatenating along the batch is not supported)");
   for (int32_t slot = 1; slot < context->node->input_count; slot++) {
+    if (!has_input(context, slot))
+      return shape_error(context, "a part is missing");
     qb_shape part = *input_shape(context, slot);
     if (part.rank != output->rank)
       return shape_error(context, "the parts have different ranks");
@@ -311,13 +341,12 @@ static int32_t required_inputs(qb_op op) {
 qb_status qb_shape_infer(const qb_graph *graph, const qb_node *node, const qb_shape *given, qb_shape *output,
                          qb_error *error) {
   rule_context context = {.graph = graph, .node = node, .given = given, .error = error};
-  size_t count;
   for (int32_t slot = 0; slot < required_inputs(node->op); slot++)
     if (!has_input(&context, slot))
       return qb_fail(error, QB_ERROR_FORMAT, "%s: node '%s' (%s): input %d is missing", graph->name, node->name,
                      qb_op_name(node->op), slot);
   QB_TRY(rules[node->op](&context, output));
-  if (!qb_shape_count(output, &count))
-    return shape_error(&context, "the output is too large");
+  if (!qb_shape_is_activation(output))
+    return shape_error(&context, "the output is empty, too large or has no batch axis of length one in front");
   return QB_OK;
 }
