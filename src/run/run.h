@@ -16,6 +16,7 @@ typedef struct qb_run_settings {
   int32_t batch;           /* largest number of samples per call, default 1 */
   int32_t threads;         /* 0 (default): all cores */
   bool radius;             /* reference engine only: also compute rounding radii. Default false */
+  bool radius_float32;     /* with `radius`: the radii also cover every float32 evaluation, see qb_run_radius */
   const qb_value_id *keep; /* (keep_count) values that stay readable after a call; the outputs always do */
   int32_t keep_count;
 } qb_run_settings;
@@ -24,7 +25,9 @@ typedef struct qb_run qb_run;
 
 void qb_run_settings_default(qb_run_settings *settings);
 
-/* Compiles `graph` (one input). QB_ERROR_ARGUMENT, QB_ERROR_UNSUPPORTED, QB_ERROR_MEMORY, QB_ERROR_ENGINE. */
+/* Compiles `graph` (one input). QB_ERROR_ARGUMENT (settings), QB_ERROR_UNSUPPORTED (a node that mixes samples at
+ * batch > 1, weights that are not constants, a pooling window that sees only padding), QB_ERROR_NUMERIC (flush-to-zero
+ * is on or rounding is not to nearest), QB_ERROR_MEMORY, QB_ERROR_ENGINE. */
 QB_MUST_CHECK qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, qb_run **run,
                                       qb_error *error);
 void qb_run_free(qb_run *run);
@@ -38,7 +41,11 @@ QB_MUST_CHECK qb_status qb_run_forward(qb_run *run, const float *input, int32_t 
 const float *qb_run_value(qb_run *run, qb_value_id id);
 const double *qb_run_value_double(qb_run *run, qb_value_id id);
 
-/* Reference engine with `radius`: per element, a rigorous bound on |computed - exact real arithmetic|. */
+/* Reference engine with `radius`: per element, a rigorous bound on |computed - exact real arithmetic| where weights and
+ * inputs are the exact reals that the float32 numbers denote. Infinity where nothing can be said (overflow, a division
+ * by something that may be zero). With `radius_float32` the bound also holds for the result of any evaluation in
+ * float32 with gradual underflow: every summation order, fused or not, averages times a rounded 1/n,
+ * libm functions within 4 ulp. Derivation: radius.h. */
 const double *qb_run_radius(qb_run *run, qb_value_id id);
 
 #endif
