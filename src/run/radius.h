@@ -54,9 +54,7 @@ static inline ball ball_add(ball a, ball b, const rounding *u) {
   return ball_result(a.x + b.x, a.r + b.r, 1, fabs(a.x + b.x) + 2.0 * (a.r + b.r), u);
 }
 
-static inline ball ball_subtract(ball a, ball b, const rounding *u) {
-  return ball_add(a, (ball){-b.x, b.r}, u);
-}
+static inline ball ball_subtract(ball a, ball b, const rounding *u) { return ball_add(a, (ball){-b.x, b.r}, u); }
 
 /* |a'b' - a*b*| <= |a'| rb + |b*| ra */
 static inline ball ball_multiply(ball a, ball b, const rounding *u) {

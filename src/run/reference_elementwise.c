@@ -171,8 +171,7 @@ static void run_softmax(const reference_call *call, const softmax_line *line) {
   for (size_t i = 0; i < line->length; i++) {
     size_t at = line->start + i * line->stride;
     double y = exp(x->x[at] - largest) / sum;
-    value_set(call->y, at,
-              (ball){y, softmax_radius(y, radius, largest - smallest, (double)line->length, call->units)});
+    value_set(call->y, at, (ball){y, softmax_radius(y, radius, largest - smallest, (double)line->length, call->units)});
   }
 }
 

@@ -35,8 +35,8 @@ static void valid_range(int64_t shift, int64_t stride, int64_t length, int64_t o
 
 typedef struct conv_geometry {
   const qb_window *window;
-  int64_t h, w, oh, ow;      /* input and output maps; swapped roles for ConvTranspose */
-  int64_t channels_in;       /* of one group: terms per kernel position */
+  int64_t h, w, oh, ow; /* input and output maps; swapped roles for ConvTranspose */
+  int64_t channels_in;  /* of one group: terms per kernel position */
 } conv_geometry;
 
 /* out[o] += weight * in[o * stride + shift] over the whole map for kernel position (kh, kw). */
@@ -74,8 +74,8 @@ static void scatter_tap(const conv_geometry *g, int32_t kh, int32_t kw, double w
 
 static conv_geometry make_geometry(const reference_call *call, int64_t channels_in) {
   const qb_shape *x = &call->in[0]->shape, *y = &call->y->shape;
-  return (conv_geometry){&call->node->attributes.conv.window, x->dims[2], x->dims[3], y->dims[2], y->dims[3],
-                         channels_in};
+  return (
+      conv_geometry){&call->node->attributes.conv.window, x->dims[2], x->dims[3], y->dims[2], y->dims[3], channels_in};
 }
 
 /* One output map: bias, then input channels and kernel positions in order. `absolute` takes |w| and |b|. */

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "graph/shape_infer.h"
 #include "run/engine.h"
 
 enum { MAX_THREADS = 1024 };
@@ -111,24 +112,6 @@ static qb_status check_parameters(const qb_graph *graph, const qb_node *node, qb
   return QB_OK;
 }
 
-/* With several samples per call the first axis of every activation is the batch and nothing moves across it. */
-static qb_status check_batch_axis(const qb_graph *graph, const qb_node *node, qb_error *error) {
-  const qb_shape *y = &graph->values[node->output].shape;
-  const char *problem = "it mixes the batch axis with others; run it with batch 1";
-  if (y->rank < 1 || y->dims[0] != 1)
-    return unsupported(graph, node, problem, error);
-  for (int32_t slot = 0; slot < node->input_count; slot++) {
-    const qb_value *x = qb_run_input(graph, node, slot);
-    if (is_activation(x) && node->op >= QB_OP_ADD && node->op <= QB_OP_DIV && x->shape.rank != y->rank)
-      return unsupported(graph, node, problem, error);
-  }
-  bool over_batch = node->op == QB_OP_SOFTMAX && node->attributes.axes.axis == 0;
-  bool per_sample = (node->op == QB_OP_QUANTIZE_LINEAR || node->op == QB_OP_DEQUANTIZE_LINEAR) &&
-                    node->attributes.quantize.axis == 0 &&
-                    qb_shape_elements(&qb_run_input(graph, node, 1)->shape) > 1;
-  return over_batch || per_sample ? unsupported(graph, node, problem, error) : QB_OK;
-}
-
 static qb_status check_pool(const qb_graph *graph, const qb_node *node, qb_error *error) {
   if (node->op != QB_OP_MAX_POOL && node->op != QB_OP_AVERAGE_POOL)
     return QB_OK;
@@ -143,19 +126,15 @@ static qb_status check_pool(const qb_graph *graph, const qb_node *node, qb_error
   return QB_OK;
 }
 
-static qb_status check_graph(const qb_graph *graph, const qb_run_settings *settings, qb_error *error) {
+static qb_status check_graph(const qb_graph *graph, qb_error *error) {
   if (graph->input_count != 1)
     return qb_fail(error, QB_ERROR_UNSUPPORTED, "%s: the network has %d inputs; exactly one is supported", graph->name,
                    graph->input_count);
-  const qb_value *input = &graph->values[graph->inputs[0]];
-  if (settings->batch > 1 && (input->shape.rank < 1 || input->shape.dims[0] != 1))
-    return qb_fail(error, QB_ERROR_UNSUPPORTED, "%s: input '%s' has no batch axis; run it with batch 1", graph->name,
-                   input->name);
+  if (!qb_shape_is_activation(&graph->values[graph->inputs[0]].shape))
+    return qb_fail(error, QB_ERROR_UNSUPPORTED, "%s: the input has no batch axis", graph->name);
   for (int32_t n = 0; n < graph->node_count; n++) {
     QB_TRY(check_parameters(graph, &graph->nodes[n], error));
     QB_TRY(check_pool(graph, &graph->nodes[n], error));
-    if (settings->batch > 1)
-      QB_TRY(check_batch_axis(graph, &graph->nodes[n], error));
   }
   return QB_OK;
 }
@@ -185,8 +164,8 @@ static qb_status check_environment(int32_t threads, qb_error *error) {
 #pragma omp parallel num_threads(threads) reduction(+ : bad)
   {
     volatile float small = FLT_MIN, half = 0.5f;
-    volatile float subnormal = small * half;   /* 0 when results are flushed */
-    volatile float back = subnormal / half;    /* 0 when subnormal operands are */
+    volatile float subnormal = small * half; /* 0 when results are flushed */
+    volatile float back = subnormal / half;  /* 0 when subnormal operands are */
     volatile double tiny = DBL_MIN;
     volatile double tiny_half = tiny * 0.5;
     bad += back != FLT_MIN || tiny_half == 0.0 || fegetround() != FE_TONEAREST;
@@ -202,7 +181,7 @@ static qb_status check_environment(int32_t threads, qb_error *error) {
 qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, qb_run **run, qb_error *error) {
   *run = NULL;
   QB_TRY(check_settings(graph, settings, error));
-  QB_TRY(check_graph(graph, settings, error));
+  QB_TRY(check_graph(graph, error));
   qb_run_settings resolved = *settings;
   if (resolved.threads == 0)
     resolved.threads = omp_get_num_procs();

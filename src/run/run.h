@@ -25,8 +25,8 @@ typedef struct qb_run qb_run;
 
 void qb_run_settings_default(qb_run_settings *settings);
 
-/* Compiles `graph` (one input). QB_ERROR_ARGUMENT (settings), QB_ERROR_UNSUPPORTED (a node that mixes samples at
- * batch > 1, weights that are not constants, a pooling window that sees only padding), QB_ERROR_NUMERIC (flush-to-zero
+/* Compiles `graph` (one input). QB_ERROR_ARGUMENT (settings), QB_ERROR_UNSUPPORTED (weights that are not
+ * constants, a node of constants only, a pooling window that sees only padding), QB_ERROR_NUMERIC (flush-to-zero
  * is on or rounding is not to nearest), QB_ERROR_MEMORY, QB_ERROR_ENGINE. */
 QB_MUST_CHECK qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, qb_run **run,
                                       qb_error *error);

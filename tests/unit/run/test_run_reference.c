@@ -35,8 +35,8 @@ static void operators_match_onnx_runtime(void **state) {
   int cases = 0;
   bool seen[QB_OP_COUNT] = {false};
   while (run_case_next(file, &c)) {
-    qb_run *run = create(&c.graph, (qb_run_settings){.batch = c.count, .threads = 2, .radius = true,
-                                                     .radius_float32 = true});
+    qb_run *run =
+        create(&c.graph, (qb_run_settings){.batch = c.count, .threads = 2, .radius = true, .radius_float32 = true});
     forward(run, c.input, c.count);
     const double *y = qb_run_value_double(run, c.graph.outputs[0]), *r = qb_run_radius(run, c.graph.outputs[0]);
     assert_non_null(y);
@@ -92,8 +92,9 @@ static void batch_and_threads_change_no_bit(void **state) {
   qb_run_free(one);
   for (int32_t threads = 1; threads <= 3; threads++)
     for (int32_t count = 3; count <= SAMPLES; count += 13) { /* 3 of 16, then all */
-      qb_run *run = create(&graph, (qb_run_settings){.batch = 16, .threads = threads, .radius = true,
-                                                     .keep = &kept, .keep_count = 1});
+      qb_run *run =
+          create(&graph,
+                 (qb_run_settings){.batch = 16, .threads = threads, .radius = true, .keep = &kept, .keep_count = 1});
       forward(run, input, count);
       assert_memory_equal(qb_run_value_double(run, graph.outputs[0]), expected, (size_t)count * 3 * sizeof(double));
       assert_memory_equal(qb_run_radius(run, graph.outputs[0]), radius, (size_t)count * 3 * sizeof(double));
