@@ -10,7 +10,7 @@
 
 typedef struct qb_engine_table {
   qb_status (*create)(const qb_graph *graph, const qb_run_settings *settings, void **engine, qb_error *error);
-  void (*free)(void *engine); /* accepts NULL */
+  void (*destroy)(void *engine); /* accepts NULL */
   qb_status (*forward)(void *engine, const float *input, int32_t count, qb_error *error);
   /* Each may be NULL in the table, and returns NULL for a value that was not kept. */
   const float *(*value)(void *engine, qb_value_id id);

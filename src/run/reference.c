@@ -212,7 +212,7 @@ static const double *reference_radius(void *state, qb_value_id id) {
 }
 
 const qb_engine_table qb_reference_engine = {.create = reference_create,
-                                             .free = reference_free,
+                                             .destroy = reference_free,
                                              .forward = reference_forward,
                                              .value_double = reference_value_double,
                                              .radius = reference_radius};

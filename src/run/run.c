@@ -205,7 +205,7 @@ qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, 
 void qb_run_free(qb_run *run) {
   if (run == NULL)
     return;
-  run->table->free(run->engine);
+  run->table->destroy(run->engine);
   qb_free(run);
 }
 
