@@ -26,14 +26,20 @@ void qb_domain_free(qb_domain *domain);
 /* max |x_i| over the domain: the paper's D. */
 double qb_domain_radius(const qb_domain *domain);
 
-typedef enum qb_form { QB_FORM_PLAIN, QB_FORM_G1, QB_FORM_G3, QB_FORM_G4 } qb_form; /* theory: biases */
+/* The shapes of the published formulas when biases exist (theory section 2, docs/bounds.md). */
+typedef enum qb_form { QB_FORM_PLAIN, QB_FORM_G1, QB_FORM_G3, QB_FORM_G4 } qb_form;
+
+/* "plain", "G1", "G3", "G4" */
+const char *qb_form_name(qb_form form);
+
+enum { QB_BOUND_WHY = QB_BOUND_WHY_TEXT };
 
 /* One bound: a number of any exponent, or the reason why there is none. */
 typedef struct qb_bound {
   bool applies;
   qb_form form;
-  qb_magnitude value; /* meaningful when `applies` */
-  char why[200];      /* the failed hypothesis when not */
+  qb_magnitude value;     /* meaningful when `applies` */
+  char why[QB_BOUND_WHY]; /* the failed hypothesis when not, else "" */
 } qb_bound;
 
 /* The program refuses to bound anything in an unsafe floating-point environment: QB_ERROR_NUMERIC when flush-to-zero
