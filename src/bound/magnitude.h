@@ -1,6 +1,7 @@
 /* Non-negative upper bounds with a huge exponent: Arb's mag_t behind names of the field.
  *
- * Every operation rounds up, so a chain of them is an upper bound of the exact result. */
+ * Every operation rounds up, so a chain of them is an upper bound of the exact result; the one exception says
+ * `_lower` and rounds down. */
 #ifndef QB_BOUND_MAGNITUDE_H
 #define QB_BOUND_MAGNITUDE_H
 
@@ -21,9 +22,15 @@ qb_magnitude qb_magnitude_infinity(void);
 qb_magnitude qb_magnitude_from_double(double x);
 
 qb_magnitude qb_magnitude_add(qb_magnitude a, qb_magnitude b);
-qb_magnitude qb_magnitude_multiply(qb_magnitude a, qb_magnitude b);
+qb_magnitude qb_magnitude_multiply(qb_magnitude a, qb_magnitude b); /* 0 * infinity = 0 */
+qb_magnitude qb_magnitude_multiply_lower(qb_magnitude a, qb_magnitude b);
 qb_magnitude qb_magnitude_min(qb_magnitude a, qb_magnitude b);
 qb_magnitude qb_magnitude_max(qb_magnitude a, qb_magnitude b);
+
+/* a * 2^exponent, exactly. */
+qb_magnitude qb_magnitude_scale(qb_magnitude a, long exponent);
+
+/* Negative, zero or positive as a < b, a = b, a > b. */
 int qb_magnitude_compare(qb_magnitude a, qb_magnitude b);
 bool qb_magnitude_is_finite(qb_magnitude a);
 

@@ -59,7 +59,8 @@ forbid "the library never prints" "$word((printf|vprintf|puts|putchar|perror) *\
 forbid "the library never exits" "$word(exit|_exit|abort|quick_exit) *\\(" $library
 forbid "the heap is reached through base/alloc.h" "$word(malloc|calloc|realloc|aligned_alloc|strdup|free) *\\(" \
   $(find src -name '*.[ch]' ! -name alloc.c)
-forbid "the rounding mode is never changed" "${word}fesetround" $sources
+forbid "the rounding mode is never changed" "${word}fesetround" \
+  $(for file in $sources; do echo "$file"; done | grep -v '^tests/unit/bound/test_environment\.c$')
 forbid "comments are /* */" '(^|[^:])//' $sources
 forbid "no goto" "${word}goto " $sources
 
