@@ -1,0 +1,157 @@
+/* Turning a document's nodes into a graph: what the files of the importer share.
+ *
+ * Every ONNX name becomes a symbol. While nodes are visited in file order a symbol is bound to an activation of the
+ * graph or to a constant. A node whose inputs are all constants is folded (import_fold.c); every other node has a rule
+ * (import_rules.c) that normalises its attributes and adds nodes to the graph. */
+#ifndef QB_ONNX_IMPORT_H
+#define QB_ONNX_IMPORT_H
+
+#include "onnx/document.h"
+#include "onnx/names.h"
+
+/* How a constant enters the graph. */
+typedef enum qb_form {
+  QB_FORM_PLAIN,      /* as it is, as float32 */
+  QB_FORM_TRANSPOSED, /* rank 2, transposed */
+  QB_FORM_VECTOR,     /* rank 1: one entry per channel, a scalar repeated */
+  QB_FORM_CODES,      /* integers (zero points) as floats */
+  QB_FORM_COUNT
+} qb_form;
+
+typedef struct qb_constant {
+  const char *name;   /* first ONNX name */
+  const char *source; /* its initializer, or NULL when computed */
+  const Onnx__TensorProto *tensor; /* not yet decoded when not NULL */
+  qb_view view;
+  const qb_codes *codes;
+  qb_value_id value[QB_FORM_COUNT]; /* in the graph, QB_NONE while not needed */
+} qb_constant;
+
+typedef enum qb_binding { QB_UNBOUND, QB_ACTIVATION, QB_CONSTANT, QB_BROKEN } qb_binding;
+
+typedef struct qb_symbol {
+  qb_binding binding;
+  int32_t id;       /* of the activation in the graph or of the constant */
+  int32_t producer; /* index of the ONNX node that makes it, QB_NONE */
+  int32_t uses;     /* by live nodes and network outputs */
+  bool needed;      /* by the network's outputs */
+} qb_symbol;
+
+typedef struct qb_import {
+  const qb_onnx *document;
+  const Onnx__GraphProto *proto;
+  qb_graph *graph;
+  qb_names names;
+  qb_symbol *symbols; /* (names.count) */
+  qb_constant *constants;
+  int32_t constant_count, constant_capacity;
+  const Onnx__NodeProto *node; /* the one being imported */
+  int32_t node_index;
+  int64_t opset;
+  size_t budget; /* bytes that folding and conversion may still allocate */
+  qb_error *error;
+} qb_import;
+
+/* "file: node 'conv1' (Conv, opset 13): ..." */
+qb_status qb_import_fail(qb_import *in, qb_status status, const char *format, ...) QB_PRINTF(3, 4);
+
+/* count * size bytes of the graph's arena within the budget; NULL after filling the error. */
+void *qb_import_alloc(qb_import *in, size_t count, size_t size);
+
+/* True when the current node has a (non-empty) input in that slot. */
+bool qb_import_has(const qb_import *in, size_t slot);
+qb_symbol *qb_import_symbol(const qb_import *in, size_t slot);
+
+/* The decoded constant in a slot, or NULL in *constant when the slot holds an activation or nothing. */
+QB_MUST_CHECK qb_status qb_import_constant(qb_import *in, size_t slot, qb_constant **constant);
+
+/* The same, but anything other than a constant is QB_ERROR_UNSUPPORTED: `what` must be known before the network runs. */
+QB_MUST_CHECK qb_status qb_import_need_constant(qb_import *in, size_t slot, const char *what, qb_constant **constant);
+
+/* The activation in a slot; a constant there is QB_ERROR_UNSUPPORTED. */
+QB_MUST_CHECK qb_status qb_import_activation(qb_import *in, size_t slot, qb_value_id *id);
+
+/* The integers of a constant input, at most `capacity`. */
+QB_MUST_CHECK qb_status qb_import_integers(qb_import *in, size_t slot, const char *what, int64_t *values,
+                                           size_t capacity, size_t *count);
+
+/* The graph value of a constant in a form. `length` is the wanted length of QB_FORM_VECTOR. */
+QB_MUST_CHECK qb_status qb_import_value(qb_import *in, qb_constant *constant, qb_form form, int64_t length,
+                                        qb_value_id *id);
+
+/* Registers a constant (view, codes and source filled) as the current node's output. */
+QB_MUST_CHECK qb_status qb_import_bind_constant(qb_import *in, const qb_view *view, const qb_codes *codes,
+                                                const char *source);
+
+/* Adds the graph node for the current ONNX node and binds its output. `part` names an intermediate step of a node that
+ * becomes several ("gemm"), whose value is then only returned; NULL for the last one. */
+QB_MUST_CHECK qb_status qb_import_emit(qb_import *in, qb_op op, const char *part, const qb_value_id *inputs,
+                                       int32_t input_count, const qb_attributes *attributes, const qb_shape *shape,
+                                       qb_value_id *output);
+
+/* Binds the current node's first output to an activation. */
+QB_MUST_CHECK qb_status qb_import_bind_activation(qb_import *in, qb_value_id id);
+
+const qb_shape *qb_import_shape(const qb_import *in, qb_value_id id);
+
+/* ---------------------------------------------------------------------------------------- attributes (of in->node) */
+
+const Onnx__AttributeProto *qb_import_attribute(const qb_import *in, const char *name);
+int64_t qb_import_int(const qb_import *in, const char *name, int64_t otherwise);
+float qb_import_float(const qb_import *in, const char *name, float otherwise);
+/* True when the string attribute equals `text`; an absent one equals `otherwise`. */
+bool qb_import_string_is(const qb_import *in, const char *name, const char *text, const char *otherwise);
+/* Fills `values` (capacity) and returns the count, or -1 when absent, -2 when there are more. */
+int qb_import_ints(const qb_import *in, const char *name, int64_t *values, size_t capacity);
+
+/* kernel, strides, dilations and explicit pads of a window over x (N, C, H, W); auto_pad is resolved. `weight` gives
+ * the kernel where the attribute is absent, or is NULL. */
+QB_MUST_CHECK qb_status qb_import_window(qb_import *in, const qb_shape *x, const qb_shape *weight, qb_window *window);
+
+/* Non-negative axis; QB_ERROR_FORMAT outside [-rank, rank). */
+QB_MUST_CHECK qb_status qb_import_axis(qb_import *in, int64_t axis, int32_t rank, int32_t *result);
+
+/* axes of Squeeze, Unsqueeze, ReduceMean: an attribute before opset `input_since`, then input 1. *count is -1 when
+ * absent. Each is made non-negative against `rank`. */
+QB_MUST_CHECK qb_status qb_import_axes(qb_import *in, int64_t input_since, int32_t rank, int32_t axes[QB_MAX_RANK],
+                                       int32_t *count);
+
+/* ---------------------------------------------------------------------------------------------------- the big steps */
+
+/* Runs the rule of the current node, which has at least one activation among its inputs. */
+QB_MUST_CHECK qb_status qb_import_rule(qb_import *in);
+
+/* True when a node of that operator is folded if its inputs are constants. */
+bool qb_import_can_fold(const char *op);
+
+/* QB_ERROR_UNSUPPORTED when neither a rule nor folding knows the current node's operator. */
+QB_MUST_CHECK qb_status qb_import_check_known(qb_import *in);
+
+/* Folds the current node, all of whose inputs are constants. */
+QB_MUST_CHECK qb_status qb_import_fold(qb_import *in);
+
+/* Constant, and Shape or Size of an activation, whose shape is known: sets *done when the node was one of these. */
+QB_MUST_CHECK qb_status qb_import_fold_known(qb_import *in, bool *done);
+
+/* ------------------------------------------------------------------------------------------------------- constants */
+
+/* Decodes typed or raw data; integers and packed floats borrow the document's memory where they lie in it. */
+QB_MUST_CHECK qb_status qb_import_decode(qb_import *in, const Onnx__TensorProto *tensor, qb_view *view);
+
+/* float32 elements of a view: converts float16, bfloat16 and exactly representable doubles; integers too when
+ * `integers` is set. */
+QB_MUST_CHECK qb_status qb_import_floats(qb_import *in, const char *name, const qb_view *view, bool integers,
+                                         qb_view *result);
+
+/* (rows, columns) -> (columns, rows); sub-byte integers become bytes. */
+QB_MUST_CHECK qb_status qb_import_transpose(qb_import *in, const qb_view *view, qb_view *result);
+QB_MUST_CHECK qb_status qb_import_transpose_codes(qb_import *in, const qb_codes *codes, const qb_codes **result);
+
+/* DequantizeLinear and QuantizeLinear of constants. */
+QB_MUST_CHECK qb_status qb_import_dequantize(qb_import *in);
+QB_MUST_CHECK qb_status qb_import_quantize(qb_import *in);
+
+/* Range of an integer type as floats; false for int32 and wider and for types that are not integers. */
+bool qb_dtype_range(qb_dtype dtype, float *lo, float *hi);
+
+#endif
