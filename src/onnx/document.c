@@ -21,27 +21,32 @@ static const size_t LARGEST_MODEL = (size_t)2 << 30;
 
 /* ------------------------------------------------------------------------------------------------- message memory */
 
-static void *pool_alloc(void *context, size_t size) {
-  enum { CHUNK = 32 * 1024, SMALL = 2048, STEP = 16 };
-  qb_message_pool *pool = context;
-  size_t rounded;
-  if (!qb_size_add(size, STEP - 1, &rounded))
-    return NULL;
-  rounded &= ~(size_t)(STEP - 1);
-  if (rounded > pool->left)
-    return NULL;
-  pool->left -= rounded;
-  if (rounded > SMALL)
-    return qb_arena_alloc(pool->arena, rounded, 1);
-  if (rounded > pool->chunk_left) {
-    pool->chunk = qb_arena_alloc(pool->arena, CHUNK, 1);
-    pool->chunk_left = pool->chunk == NULL ? 0 : CHUNK;
+enum { POOL_CHUNK = 32 * 1024, POOL_SMALL = 2048, POOL_STEP = 16 };
+
+/* A small block from the current chunk; `size` is a multiple of POOL_STEP. */
+static void *pool_take(qb_message_pool *pool, size_t size) {
+  if (size > pool->chunk_left) {
+    pool->chunk = qb_arena_alloc(pool->arena, POOL_CHUNK, 1);
+    pool->chunk_left = pool->chunk == NULL ? 0 : POOL_CHUNK;
     if (pool->chunk == NULL)
       return NULL;
   }
   void *block = pool->chunk;
-  pool->chunk += rounded;
-  pool->chunk_left -= rounded;
+  pool->chunk += size;
+  pool->chunk_left -= size;
+  return block;
+}
+
+static void *pool_alloc(void *context, size_t size) {
+  qb_message_pool *pool = context;
+  size_t rounded;
+  void *block = NULL;
+  if (qb_size_add(size, POOL_STEP - 1, &rounded) && rounded <= pool->left) {
+    rounded &= ~(size_t)(POOL_STEP - 1);
+    pool->left -= rounded;
+    block = rounded > POOL_SMALL ? qb_arena_alloc(pool->arena, rounded, 1) : pool_take(pool, rounded);
+  }
+  pool->exhausted = pool->exhausted || block == NULL;
   return block;
 }
 
@@ -76,8 +81,10 @@ static qb_status buffer_reserve(byte_buffer *buffer, size_t capacity, const char
 }
 
 static qb_status too_large(const char *path, qb_error *error) {
-  return qb_fail(error, QB_ERROR_FORMAT, "%s: larger than 2 GB, which an ONNX file cannot be; save its weights as "
-                 "external data", path);
+  return qb_fail(error, QB_ERROR_FORMAT,
+                 "%s: larger than 2 GB, which an ONNX file cannot be; save its weights as "
+                 "external data",
+                 path);
 }
 
 static qb_status read_plain(FILE *file, size_t size, const char *path, byte_buffer *buffer, qb_error *error) {
@@ -220,6 +227,11 @@ static qb_status unpack(qb_onnx *document, qb_error *error) {
   ProtobufCAllocator allocator = qb_message_allocator(&document->pool);
   document->model = onnx__model_proto__unpack(&allocator, size, skeleton);
   qb_free(skeleton);
+  if (document->model == NULL && document->pool.exhausted)
+    return qb_fail(error, QB_ERROR_MEMORY,
+                   "%s: not enough memory for its graph, or more parts than a file of %zu bytes "
+                   "should have",
+                   document->path, document->byte_count);
   if (document->model == NULL)
     return qb_fail(error, QB_ERROR_FORMAT, "%s: not an ONNX model, or damaged: its fields do not have ONNX's types",
                    document->path);

@@ -14,14 +14,15 @@ typedef struct qb_message_pool {
   qb_arena *arena;
   char *chunk;
   size_t chunk_left, left;
+  bool exhausted; /* an allocation was refused */
 } qb_message_pool;
 
 struct qb_onnx {
-  qb_arena arena;         /* messages, strings, external data */
-  qb_message_pool pool;   /* over that arena */
-  unsigned char *bytes;   /* the file, decompressed, from qb_alloc; raw_data points into it */
+  qb_arena arena;       /* messages, strings, external data */
+  qb_message_pool pool; /* over that arena */
+  unsigned char *bytes; /* the file, decompressed, from qb_alloc; raw_data points into it */
   size_t byte_count;
-  size_t weight_bytes;    /* byte_count and external data */
+  size_t weight_bytes; /* byte_count and external data */
   Onnx__ModelProto *model;
   const char *path;
   int64_t opset;

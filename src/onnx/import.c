@@ -39,8 +39,9 @@ void *qb_import_alloc(qb_import *in, size_t count, size_t size) {
     block = qb_arena_alloc(&in->graph->arena, count, size);
   }
   if (block == NULL)
-    (void)qb_import_fail(in, QB_ERROR_MEMORY, "its constants need more memory than a file of this size should; "
-                                              "fold them with an ONNX simplifier first");
+    (void)qb_import_fail(in, QB_ERROR_MEMORY,
+                         "its constants need more memory than a file of this size should; "
+                         "fold them with an ONNX simplifier first");
   return block;
 }
 
@@ -184,12 +185,6 @@ static qb_status input_dimension(qb_import *in, const char *name, const Onnx__Te
   return QB_OK;
 }
 
-/* Far above any network that can be run, far below overflow in later products. */
-static bool is_reasonable(const qb_shape *shape) {
-  size_t count;
-  return qb_shape_count(shape, &count) && count <= (size_t)1 << 31;
-}
-
 static qb_status input_shape(qb_import *in, const Onnx__ValueInfoProto *input, qb_shape *shape) {
   const Onnx__TypeProto__Tensor *type = input->type == NULL ? NULL : input->type->tensor_type;
   if (type == NULL)
@@ -200,16 +195,15 @@ static qb_status input_shape(qb_import *in, const Onnx__ValueInfoProto *input, q
                           "float32",
                           input->name, qb_dtype_name((qb_dtype)type->elem_type));
   if (type->shape == NULL)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "network input '%s' has no shape; export it with one",
-                          input->name);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "network input '%s' has no shape; export it with one", input->name);
   if (type->shape->n_dim < 1 || type->shape->n_dim > QB_MAX_RANK)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "network input '%s' has rank %zu; supported are 1 to %d, batch "
-                          "first", input->name, type->shape->n_dim, QB_MAX_RANK);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "network input '%s' has rank %zu; supported are 1 to %d, batch "
+                          "first",
+                          input->name, type->shape->n_dim, QB_MAX_RANK);
   shape->rank = (int32_t)type->shape->n_dim;
   for (int32_t i = 0; i < shape->rank; i++)
     QB_TRY(input_dimension(in, input->name, type->shape->dim[i], i, &shape->dims[i]));
-  if (!is_reasonable(shape))
-    return qb_import_fail(in, QB_ERROR_SHAPE, "network input '%s' is impossibly large", input->name);
   return QB_OK;
 }
 
@@ -238,8 +232,10 @@ static qb_status bind_outputs(qb_import *in) {
     if (symbol == NULL || symbol->binding == QB_UNBOUND)
       return qb_import_fail(in, QB_ERROR_FORMAT, "no node makes the network output '%s'", name == NULL ? "" : name);
     if (symbol->binding != QB_ACTIVATION)
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "the network output '%s' does not depend on the input; remove "
-                            "it from the model", name);
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                            "the network output '%s' does not depend on the input; remove "
+                            "it from the model",
+                            name);
     QB_TRY(qb_graph_add_output(in->graph, symbol->id, in->error));
   }
   return QB_OK;
@@ -279,7 +275,8 @@ qb_status qb_import_activation(qb_import *in, size_t slot, qb_value_id *id) {
     return qb_import_fail(in, QB_ERROR_FORMAT, "input %zu is missing", slot);
   const qb_symbol *symbol = qb_import_symbol(in, slot);
   if (symbol->binding != QB_ACTIVATION)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "input %zu ('%s') is a constant, where only a value that depends "
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "input %zu ('%s') is a constant, where only a value that depends "
                           "on the network's input is supported; rewrite it with the constant as the second operand",
                           slot, in->node->input[slot]);
   *id = symbol->id;
@@ -335,7 +332,8 @@ qb_status qb_import_emit(qb_import *in, qb_op op, const char *part, const qb_val
   const char *base = in->node->output[0];
   const char *output_name = part == NULL ? base : free_name(in, base, part);
   const char *label = in->node->name == NULL ? "" : in->node->name;
-  const char *name = part == NULL || label[0] == '\0' ? label : qb_arena_format(&in->graph->arena, "%s/%s", label, part);
+  const char *name =
+      part == NULL || label[0] == '\0' ? label : qb_arena_format(&in->graph->arena, "%s/%s", label, part);
   const qb_attributes none = {0};
   qb_node_id id;
   if (output_name == NULL || name == NULL)
@@ -344,12 +342,6 @@ qb_status qb_import_emit(qb_import *in, qb_op op, const char *part, const qb_val
                            output_name, shape, &id, in->error));
   in->graph->nodes[id].origin = in->node_index;
   *output = in->graph->nodes[id].output;
-  const qb_shape *made = qb_import_shape(in, *output);
-  if (made->rank < 1 || made->dims[0] != 1)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its output mixes the batch axis with others; keep the batch "
-                                                    "first and of its own");
-  if (!is_reasonable(made))
-    return qb_import_fail(in, QB_ERROR_SHAPE, "its output is impossibly large");
   return part == NULL ? qb_import_bind_activation(in, *output) : QB_OK;
 }
 
@@ -369,8 +361,10 @@ static qb_status form_view(qb_import *in, const qb_constant *constant, qb_form f
   if (view->shape.rank != 1)
     *codes = NULL;
   if (count != (size_t)length && count != 1)
-    return qb_import_fail(in, QB_ERROR_SHAPE, "constant '%s' has %zu entries where one per channel, %lld, was "
-                          "expected", constant->name, count, (long long)length);
+    return qb_import_fail(in, QB_ERROR_SHAPE,
+                          "constant '%s' has %zu entries where one per channel, %lld, was "
+                          "expected",
+                          constant->name, count, (long long)length);
   if (count == 1 && length != 1) {
     float *repeated = qb_import_alloc(in, (size_t)length, sizeof *repeated);
     if (repeated == NULL)
@@ -435,12 +429,15 @@ static qb_status check_inputs(qb_import *in, bool *all_constant, bool *broken) {
 static qb_status check_node(qb_import *in) {
   const char *domain = in->node->domain;
   if (domain != NULL && domain[0] != '\0' && strcmp(domain, "ai.onnx") != 0)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it belongs to the operator domain '%s'; only standard ONNX "
-                          "operators are supported: export without fusion or custom operators", domain);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "it belongs to the operator domain '%s'; only standard ONNX "
+                          "operators are supported: export without fusion or custom operators",
+                          domain);
   for (size_t i = 0; i < in->node->n_attribute; i++)
     if (in->node->attribute[i]->has_g || in->node->attribute[i]->n_graphs > 0)
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "control flow is not supported; export the model with the "
-                                                      "branch or loop resolved (tracing)");
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                            "control flow is not supported; export the model with the "
+                            "branch or loop resolved (tracing)");
   if (in->node->n_output == 0 || in->node->output[0][0] == '\0')
     return qb_import_fail(in, QB_ERROR_FORMAT, "it has no output");
   for (size_t k = 1; k < in->node->n_output; k++)
@@ -490,7 +487,7 @@ static qb_status import_nodes(qb_import *in, unsupported_list *list) {
     if (!is_live(in, in->node))
       continue;
     qb_status status = import_node(in);
-    if (status == QB_ERROR_UNSUPPORTED && list != NULL)
+    if ((status == QB_ERROR_UNSUPPORTED || status == QB_ERROR_SHAPE) && list != NULL)
       list_failure(in, list);
     else if (status != QB_OK)
       return status;
@@ -539,8 +536,8 @@ qb_status qb_onnx_to_graph(const qb_onnx *document, qb_graph *graph, qb_error *e
   return status;
 }
 
-qb_status qb_onnx_list_unsupported(const qb_onnx *document, qb_onnx_unsupported *list, int32_t capacity,
-                                   int32_t *count, qb_error *error) {
+qb_status qb_onnx_list_unsupported(const qb_onnx *document, qb_onnx_unsupported *list, int32_t capacity, int32_t *count,
+                                   qb_error *error) {
   qb_graph graph;
   unsupported_list found = {.entries = list, .capacity = capacity};
   qb_status status = run_import(document, &graph, &found, error);

@@ -19,8 +19,8 @@ typedef enum qb_form {
 } qb_form;
 
 typedef struct qb_constant {
-  const char *name;   /* first ONNX name */
-  const char *source; /* its initializer, or NULL when computed */
+  const char *name;                /* first ONNX name */
+  const char *source;              /* its initializer, or NULL when computed */
   const Onnx__TensorProto *tensor; /* not yet decoded when not NULL */
   qb_view view;
   const qb_codes *codes;
@@ -65,7 +65,8 @@ qb_symbol *qb_import_symbol(const qb_import *in, size_t slot);
 /* The decoded constant in a slot, or NULL in *constant when the slot holds an activation or nothing. */
 QB_MUST_CHECK qb_status qb_import_constant(qb_import *in, size_t slot, qb_constant **constant);
 
-/* The same, but anything other than a constant is QB_ERROR_UNSUPPORTED: `what` must be known before the network runs. */
+/* The same, but anything other than a constant is QB_ERROR_UNSUPPORTED: `what` must be known before the network runs.
+ */
 QB_MUST_CHECK qb_status qb_import_need_constant(qb_import *in, size_t slot, const char *what, qb_constant **constant);
 
 /* The activation in a slot; a constant there is QB_ERROR_UNSUPPORTED. */
@@ -88,6 +89,12 @@ QB_MUST_CHECK qb_status qb_import_bind_constant(qb_import *in, const qb_view *vi
 QB_MUST_CHECK qb_status qb_import_emit(qb_import *in, qb_op op, const char *part, const qb_value_id *inputs,
                                        int32_t input_count, const qb_attributes *attributes, const qb_shape *shape,
                                        qb_value_id *output);
+
+/* qb_import_emit for the last step, and for the last step with the activation in slot 0 as only input. */
+QB_MUST_CHECK qb_status qb_import_emit_last(qb_import *in, qb_op op, const qb_value_id *inputs, int32_t count,
+                                            const qb_attributes *attributes, const qb_shape *shape);
+QB_MUST_CHECK qb_status qb_import_emit_unary(qb_import *in, qb_op op, const qb_attributes *attributes,
+                                             const qb_shape *shape);
 
 /* Binds the current node's first output to an activation. */
 QB_MUST_CHECK qb_status qb_import_bind_activation(qb_import *in, qb_value_id id);
@@ -117,6 +124,18 @@ QB_MUST_CHECK qb_status qb_import_axes(qb_import *in, int64_t input_since, int32
                                        int32_t *count);
 
 /* ---------------------------------------------------------------------------------------------------- the big steps */
+
+/* Rules of import_rearrange.c. */
+QB_MUST_CHECK qb_status qb_rule_concat(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_pad(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_transpose(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_flatten(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_reshape(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_squeeze(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_unsqueeze(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_identity(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_cast(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_dropout(qb_import *in);
 
 /* Runs the rule of the current node, which has at least one activation among its inputs. */
 QB_MUST_CHECK qb_status qb_import_rule(qb_import *in);

@@ -47,8 +47,7 @@ qb_status qb_import_axis(qb_import *in, int64_t axis, int32_t rank, int32_t *res
   return QB_OK;
 }
 
-qb_status qb_import_axes(qb_import *in, int64_t input_since, int32_t rank, int32_t axes[QB_MAX_RANK],
-                         int32_t *count) {
+qb_status qb_import_axes(qb_import *in, int64_t input_since, int32_t rank, int32_t axes[QB_MAX_RANK], int32_t *count) {
   int64_t values[QB_MAX_RANK];
   *count = -1;
   if (in->opset >= input_since) {
@@ -77,8 +76,10 @@ static qb_status spatial_pair(qb_import *in, const char *name, int64_t lo, int32
   if (count == -1)
     return QB_OK;
   if (count != 2)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'%s' does not have two entries; only two spatial axes are "
-                                                    "supported", name);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "'%s' does not have two entries; only two spatial axes are "
+                          "supported",
+                          name);
   for (int axis = 0; axis < 2; axis++) {
     if (values[axis] < lo || values[axis] > HIGHEST)
       return qb_import_fail(in, QB_ERROR_FORMAT, "'%s' holds %lld, which is out of range", name,
@@ -107,8 +108,9 @@ static qb_status explicit_pads(qb_import *in, qb_window *window) {
   int64_t pads[4] = {0};
   int count = qb_import_ints(in, "pads", pads, 4);
   if (count != -1 && count != 4)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'pads' does not have four entries; only two spatial axes are "
-                                                    "supported");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "'pads' does not have four entries; only two spatial axes are "
+                          "supported");
   for (int i = 0; i < 4; i++)
     if (pads[i] < 0 || pads[i] > HIGHEST)
       return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'pads' holds %lld; only pads of zero or more are supported",
@@ -123,8 +125,10 @@ static qb_status explicit_pads(qb_import *in, qb_window *window) {
 qb_status qb_import_window(qb_import *in, const qb_shape *x, const qb_shape *weight, qb_window *window) {
   *window = (qb_window){0};
   if (x->rank != 4 || (weight != NULL && weight->rank != 4))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its input has rank %d; only two spatial axes, (N, C, H, W), are "
-                          "supported: reshape a 1-D signal to height 1", x->rank);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "its input has rank %d; only two spatial axes, (N, C, H, W), are "
+                          "supported: reshape a 1-D signal to height 1",
+                          x->rank);
   QB_TRY(spatial_pair(in, "kernel_shape", 1, 0, window->kernel));
   QB_TRY(spatial_pair(in, "strides", 1, 1, window->stride));
   QB_TRY(spatial_pair(in, "dilations", 1, 1, window->dilation));

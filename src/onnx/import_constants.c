@@ -78,11 +78,15 @@ qb_status qb_import_decode(qb_import *in, const Onnx__TensorProto *tensor, qb_vi
   size_t count, size_bytes;
   *view = (qb_view){.dtype = (qb_dtype)tensor->data_type};
   if (qb_dtype_bits(view->dtype) == 0)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "tensor '%s' has the ONNX type number %d (strings, complex and "
-                          "8-bit floats are not supported)", tensor_label(tensor), tensor->data_type);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "tensor '%s' has the ONNX type number %d (strings, complex and "
+                          "8-bit floats are not supported)",
+                          tensor_label(tensor), tensor->data_type);
   if (!qb_tensor_proto_shape(tensor, &view->shape, &count) || !qb_dtype_size(view->dtype, count, &size_bytes))
-    return qb_import_fail(in, QB_ERROR_SHAPE, "tensor '%s' has an impossible shape (rank above %d, or a negative or "
-                          "overflowing dimension)", tensor_label(tensor), QB_MAX_RANK);
+    return qb_import_fail(in, QB_ERROR_SHAPE,
+                          "tensor '%s' has an impossible shape (rank above %d, or a negative or "
+                          "overflowing dimension)",
+                          tensor_label(tensor), QB_MAX_RANK);
   if (tensor->has_segment)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "tensor '%s' is split into segments", tensor_label(tensor));
   if (count == 0) {
@@ -119,7 +123,8 @@ qb_status qb_import_floats(qb_import *in, const char *name, const qb_view *view,
     double exact = element(view, i);
     if (fabs(exact) > 3.5e38 || (exact == exact && (double)(float)exact != exact))
       return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
-                            "constant '%s' has type %s and its element %zu, %.17g, is not a float32 number; convert the "
+                            "constant '%s' has type %s and its element %zu, %.17g, is not a float32 number; convert "
+                            "the "
                             "model to float32 and look at what that changes",
                             name, qb_dtype_name(view->dtype), i, exact);
     floats[i] = (float)exact;
@@ -149,7 +154,8 @@ qb_status qb_import_transpose(qb_import *in, const qb_view *view, qb_view *resul
       else
         *to = (unsigned char)qb_view_integer(&source, r * columns + c);
     }
-  *result = (qb_view){.dtype = source.dtype, .shape = QB_SHAPE(source.shape.dims[1], source.shape.dims[0]), .data = data};
+  *result =
+      (qb_view){.dtype = source.dtype, .shape = QB_SHAPE(source.shape.dims[1], source.shape.dims[0]), .data = data};
   if (source.dtype == QB_DTYPE_U4 || source.dtype == QB_DTYPE_U2)
     result->dtype = QB_DTYPE_U8;
   if (source.dtype == QB_DTYPE_I4 || source.dtype == QB_DTYPE_I2)
@@ -321,8 +327,10 @@ qb_status qb_import_quantize(qb_import *in) {
   QB_TRY(read_grid(in, &g));
   qb_dtype dtype = g.zero != NULL ? g.zero->view.dtype : (qb_dtype)qb_import_int(in, "output_dtype", QB_DTYPE_U8);
   if (g.x->view.dtype != QB_DTYPE_F32 || !qb_dtype_range(dtype, &lo, &hi) || qb_dtype_bits(dtype) < 8)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "quantizing a constant of type %s to %s is not supported; store "
-                          "the integers as initializer", qb_dtype_name(g.x->view.dtype), qb_dtype_name(dtype));
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "quantizing a constant of type %s to %s is not supported; store "
+                          "the integers as initializer",
+                          qb_dtype_name(g.x->view.dtype), qb_dtype_name(dtype));
   size_t count = qb_view_elements(&g.x->view), width = (size_t)qb_dtype_bits(dtype) / 8;
   unsigned char *data = qb_import_alloc(in, count, width);
   if (data == NULL)

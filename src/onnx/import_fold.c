@@ -45,8 +45,9 @@ static qb_status fold_constant(qb_import *in) {
     if (attribute != NULL)
       return fold_number(in, attribute);
   }
-  return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only dense numeric constants are supported (no strings, no sparse "
-                                                  "tensors)");
+  return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                        "only dense numeric constants are supported (no strings, no sparse "
+                        "tensors)");
 }
 
 /* The batch entry is 1: shapes are those of one item. */
@@ -200,8 +201,9 @@ static qb_status fold_transpose(qb_import *in) {
   QB_TRY(input(in, 0, &x));
   int count = qb_import_ints(in, "perm", permutation, 2);
   if (x->view.shape.rank != 2 || (count != -1 && count != 2))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "transposing a constant that is not a matrix; fold it with an ONNX "
-                                                    "simplifier first");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "transposing a constant that is not a matrix; fold it with an ONNX "
+                          "simplifier first");
   if (permutation[0] == 0 && permutation[1] == 1)
     return fold_identity(in);
   qb_view view;
@@ -388,13 +390,13 @@ static const struct {
   const char *op;
   qb_status (*fold)(qb_import *in);
 } folds[] = {
-    {"Add", fold_arithmetic},   {"Cast", fold_cast},
-    {"Concat", fold_concat},    {"ConstantOfShape", fold_constant_of_shape},
-    {"Div", fold_arithmetic},   {"DequantizeLinear", qb_import_dequantize},
-    {"Gather", fold_gather},    {"Identity", fold_identity},
-    {"Mul", fold_arithmetic},   {"QuantizeLinear", qb_import_quantize},
-    {"Reshape", fold_reshape},  {"Slice", fold_slice},
-    {"Squeeze", fold_squeeze},  {"Sub", fold_arithmetic},
+    {"Add", fold_arithmetic},      {"Cast", fold_cast},
+    {"Concat", fold_concat},       {"ConstantOfShape", fold_constant_of_shape},
+    {"Div", fold_arithmetic},      {"DequantizeLinear", qb_import_dequantize},
+    {"Gather", fold_gather},       {"Identity", fold_identity},
+    {"Mul", fold_arithmetic},      {"QuantizeLinear", qb_import_quantize},
+    {"Reshape", fold_reshape},     {"Slice", fold_slice},
+    {"Squeeze", fold_squeeze},     {"Sub", fold_arithmetic},
     {"Transpose", fold_transpose}, {"Unsqueeze", fold_unsqueeze},
 };
 
@@ -411,6 +413,7 @@ qb_status qb_import_fold(qb_import *in) {
   for (size_t i = 0; i < sizeof folds / sizeof *folds; i++)
     if (is_op(in, folds[i].op))
       return folds[i].fold(in);
-  return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "all its inputs are constants and this operator is not folded; fold "
-                                                  "it with an ONNX simplifier first");
+  return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                        "all its inputs are constants and this operator is not folded; fold "
+                        "it with an ONNX simplifier first");
 }

@@ -7,16 +7,16 @@
 #include "base/error.h"
 #include "onnx/import.h"
 
-static qb_status emit(qb_import *in, qb_op op, const qb_value_id *inputs, int32_t count,
-                      const qb_attributes *attributes, const qb_shape *shape) {
+qb_status qb_import_emit_last(qb_import *in, qb_op op, const qb_value_id *inputs, int32_t count,
+                              const qb_attributes *attributes, const qb_shape *shape) {
   qb_value_id output;
   return qb_import_emit(in, op, NULL, inputs, count, attributes, shape, &output);
 }
 
-static qb_status emit_unary(qb_import *in, qb_op op, const qb_attributes *attributes, const qb_shape *shape) {
+qb_status qb_import_emit_unary(qb_import *in, qb_op op, const qb_attributes *attributes, const qb_shape *shape) {
   qb_value_id x;
   QB_TRY(qb_import_activation(in, 0, &x));
-  return emit(in, op, &x, 1, attributes, shape);
+  return qb_import_emit_last(in, op, &x, 1, attributes, shape);
 }
 
 /* The constant in a slot as graph value; QB_NONE when the slot is empty. */
@@ -39,20 +39,21 @@ static qb_status rule_conv(qb_import *in) {
   QB_TRY(weight(in, 2, "its bias", QB_FORM_PLAIN, 0, &inputs[2]));
   if (inputs[1] == QB_NONE)
     return qb_import_fail(in, QB_ERROR_FORMAT, "its weight is missing");
-  QB_TRY(qb_import_window(in, qb_import_shape(in, inputs[0]), qb_import_shape(in, inputs[1]),
-                          &attributes.conv.window));
+  QB_TRY(qb_import_window(in, qb_import_shape(in, inputs[0]), qb_import_shape(in, inputs[1]), &attributes.conv.window));
   int64_t group = qb_import_int(in, "group", 1);
   if (group < 1 || group > INT32_MAX)
     return qb_import_fail(in, QB_ERROR_FORMAT, "'group' is out of range");
   attributes.conv.group = (int32_t)group;
-  return emit(in, QB_OP_CONV, inputs, 3, &attributes, NULL);
+  return qb_import_emit_last(in, QB_OP_CONV, inputs, 3, &attributes, NULL);
 }
 
 /* output_padding, or an output_shape given directly, decide the pads and the result's size. */
 static qb_status transpose_sizes(qb_import *in, const qb_shape *x, qb_window *window, qb_shape *output) {
   int64_t extra[2] = {0, 0}, wanted[2];
-  int extra_count = qb_import_ints(in, "output_padding", extra, 2), given = qb_import_ints(in, "output_shape", wanted, 2);
-  bool same = qb_import_string_is(in, "auto_pad", "SAME_UPPER", "") || qb_import_string_is(in, "auto_pad", "SAME_LOWER", "");
+  int extra_count = qb_import_ints(in, "output_padding", extra, 2),
+      given = qb_import_ints(in, "output_shape", wanted, 2);
+  bool same =
+      qb_import_string_is(in, "auto_pad", "SAME_UPPER", "") || qb_import_string_is(in, "auto_pad", "SAME_LOWER", "");
   if ((extra_count != -1 && extra_count != 2) || (given != -1 && given != 2))
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'output_padding' or 'output_shape' does not have two entries");
   for (int axis = 0; axis < 2; axis++) {
@@ -64,7 +65,8 @@ static qb_status transpose_sizes(qb_import *in, const qb_shape *x, qb_window *wi
     if (same || given == 2) {
       int64_t total = full - (given == 2 ? wanted[axis] : x->dims[2 + axis] * stride);
       if (total < 0 || total > INT32_MAX || total % 2 != 0)
-        return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'auto_pad' or 'output_shape' needs uneven or negative pads, "
+        return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                              "'auto_pad' or 'output_shape' needs uneven or negative pads, "
                               "which runtimes treat differently; export it with explicit pads");
       window->pad_begin[axis] = window->pad_end[axis] = (int32_t)(total / 2);
     }
@@ -89,7 +91,7 @@ static qb_status rule_conv_transpose(qb_import *in) {
   attributes.conv.group = (int32_t)group;
   qb_shape output = QB_SHAPE(1, 1, 0, 0);
   QB_TRY(transpose_sizes(in, x, &attributes.conv.window, &output));
-  return emit(in, QB_OP_CONV_TRANSPOSE, inputs, 3, &attributes, &output);
+  return qb_import_emit_last(in, QB_OP_CONV_TRANSPOSE, inputs, 3, &attributes, &output);
 }
 
 /* -------------------------------------------------------------------------------------------------------- matrices */
@@ -115,11 +117,13 @@ static qb_status add_scaled(qb_import *in, qb_value_id y, qb_constant *c, float 
     for (int64_t i = 0; i < out; i++) {
       scaled[i] = beta * values[i];
       if ((double)scaled[i] != (double)beta * (double)values[i])
-        return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "beta = %g times its bias is not exact in float32; export it "
-                              "with beta = 1", (double)beta);
+        return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                              "beta = %g times its bias is not exact in float32; export it "
+                              "with beta = 1",
+                              (double)beta);
     }
   }
-  return emit(in, QB_OP_ADD, inputs, 2, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_ADD, inputs, 2, NULL, NULL);
 }
 
 /* alpha x W + beta C with alpha or beta other than one: Gemm, Mul, Add. */
@@ -144,8 +148,9 @@ static qb_status rule_gemm(qb_import *in) {
   bool transposed = qb_import_int(in, "transB", 0) == 0;
   float alpha = qb_import_float(in, "alpha", 1), beta = qb_import_float(in, "beta", 1);
   if (qb_import_int(in, "transA", 0) != 0 || qb_import_shape(in, inputs[0])->rank != 2)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only a (batch, features) input is supported; remove transA, or "
-                                                    "flatten before it");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "only a (batch, features) input is supported; remove transA, or "
+                          "flatten before it");
   if (!isfinite(alpha) || !isfinite(beta))
     return qb_import_fail(in, QB_ERROR_NUMERIC, "alpha or beta is not finite");
   QB_TRY(weight(in, 1, "its weight", transposed ? QB_FORM_TRANSPOSED : QB_FORM_PLAIN, 0, &inputs[1]));
@@ -163,7 +168,7 @@ static qb_status rule_gemm(qb_import *in) {
   inputs[2] = QB_NONE;
   if (c != NULL)
     QB_TRY(qb_import_value(in, c, QB_FORM_VECTOR, w->dims[0], &inputs[2]));
-  return emit(in, QB_OP_GEMM, inputs, 3, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_GEMM, inputs, 3, NULL, NULL);
 }
 
 static qb_status rule_matmul(qb_import *in) {
@@ -175,7 +180,7 @@ static qb_status rule_matmul(qb_import *in) {
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its weight has rank %d; only matrices are supported",
                           w->view.shape.rank);
   QB_TRY(qb_import_value(in, w, QB_FORM_TRANSPOSED, 0, &inputs[1]));
-  return emit(in, QB_OP_MATMUL, inputs, 2, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_MATMUL, inputs, 2, NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------- per channel maps */
@@ -186,8 +191,9 @@ static qb_status rule_batch_norm(qb_import *in) {
   qb_attributes attributes = {.batch_norm.epsilon = qb_import_float(in, "epsilon", 1e-5f)};
   QB_TRY(qb_import_activation(in, 0, &inputs[0]));
   if (qb_import_int(in, "training_mode", 0) != 0 || qb_import_int(in, "spatial", 1) != 1)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "training mode and spatial = 0 are not supported; export the model "
-                                                    "in evaluation mode");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "training mode and spatial = 0 are not supported; export the model "
+                          "in evaluation mode");
   for (size_t slot = 1; slot < 5; slot++) {
     QB_TRY(weight(in, slot, names[slot], QB_FORM_PLAIN, 0, &inputs[slot]));
     if (inputs[slot] == QB_NONE)
@@ -198,14 +204,15 @@ static qb_status rule_batch_norm(qb_import *in) {
     if (!(qb_view_f32(variance)[i] + attributes.batch_norm.epsilon > 0))
       return qb_import_fail(in, QB_ERROR_NUMERIC, "variance %zu is %g, not above -epsilon", i,
                             (double)qb_view_f32(variance)[i]);
-  return emit(in, QB_OP_BATCH_NORM, inputs, 5, &attributes, NULL);
+  return qb_import_emit_last(in, QB_OP_BATCH_NORM, inputs, 5, &attributes, NULL);
 }
 
 /* A constant operand must not add axes in front, nor have a batch of its own. */
 static qb_status check_operand(qb_import *in, const qb_shape *constant, const qb_shape *x) {
   if (constant->rank > x->rank || (constant->rank == x->rank && constant->rank > 0 && constant->dims[0] != 1))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its constant operand spans the batch axis; give it the shape of "
-                                                    "one item");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "its constant operand spans the batch axis; give it the shape of "
+                          "one item");
   return QB_OK;
 }
 
@@ -216,7 +223,7 @@ static qb_status rule_prelu(qb_import *in) {
   if (inputs[1] == QB_NONE)
     return qb_import_fail(in, QB_ERROR_FORMAT, "its slope is missing");
   QB_TRY(check_operand(in, qb_import_shape(in, inputs[1]), qb_import_shape(in, inputs[0])));
-  return emit(in, QB_OP_PRELU, inputs, 2, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_PRELU, inputs, 2, NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------------ arithmetic */
@@ -239,22 +246,24 @@ static qb_status rule_binary(qb_import *in) {
   if (constant[0] || constant[1])
     QB_TRY(check_operand(in, constant[0] ? a : b, constant[0] ? b : a));
   else if (a->rank != b->rank)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its operands have ranks %d and %d, so that their batch axes do not "
-                          "meet", a->rank, b->rank);
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "its operands have ranks %d and %d, so that their batch axes do not "
+                          "meet",
+                          a->rank, b->rank);
   if (op == QB_OP_DIV && constant[1]) {
     const qb_view *divisor = &in->graph->values[inputs[1]].constant;
     for (size_t i = 0; i < qb_view_elements(divisor); i++)
       if (qb_view_f32(divisor)[i] == 0)
         return qb_import_fail(in, QB_ERROR_NUMERIC, "it divides by zero");
   }
-  return emit(in, op, inputs, 2, NULL, NULL);
+  return qb_import_emit_last(in, op, inputs, 2, NULL, NULL);
 }
 
 static qb_status rule_sum(qb_import *in) {
   qb_value_id sum, inputs[2];
   QB_TRY(qb_import_activation(in, 0, &sum));
   if (in->node->n_input == 1)
-    return emit(in, QB_OP_IDENTITY, &sum, 1, NULL, NULL);
+    return qb_import_emit_last(in, QB_OP_IDENTITY, &sum, 1, NULL, NULL);
   for (size_t slot = 1; slot < in->node->n_input; slot++) {
     inputs[0] = sum;
     QB_TRY(qb_import_activation(in, slot, &inputs[1]));
@@ -265,7 +274,8 @@ static qb_status rule_sum(qb_import *in) {
   return QB_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- clipping */
+/* ---------------------------------------------------------------------------------------------------------- clipping
+ */
 
 static qb_status scalar_limit(qb_import *in, size_t slot, const char *attribute, float otherwise, float *limit) {
   qb_constant *constant = NULL;
@@ -288,7 +298,7 @@ static qb_status rule_clip(qb_import *in) {
   if (attributes.clip.lo > attributes.clip.hi)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its lower limit %g exceeds the upper one, %g",
                           (double)attributes.clip.lo, (double)attributes.clip.hi);
-  return emit_unary(in, QB_OP_CLIP, &attributes, NULL);
+  return qb_import_emit_unary(in, QB_OP_CLIP, &attributes, NULL);
 }
 
 /* The limits of a Min as scalar or one per channel: (C, 1, 1) and the like. */
@@ -362,25 +372,28 @@ static qb_status rule_min_max(qb_import *in) {
   QB_TRY(read_cap(in, constant[0] == NULL ? constant[1] : constant[0], qb_import_shape(in, x), &attributes.clip));
   if (!is_min) {
     if (attributes.clip.hi_channels != NULL)
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "a lower limit per channel is not supported; only Min may have "
-                                                      "one");
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                            "a lower limit per channel is not supported; only Min may have "
+                            "one");
     attributes.clip.lo = attributes.clip.hi;
     attributes.clip.hi = INFINITY;
   } else if (fuse_cap(in, x, &attributes.clip)) {
     return replace_by_clip(in, x, &attributes.clip);
   }
-  return emit(in, QB_OP_CLIP, &x, 1, &attributes, NULL);
+  return qb_import_emit_last(in, QB_OP_CLIP, &x, 1, &attributes, NULL);
 }
 
 /* -------------------------------------------------------------------------------------------------- other functions */
 
-static qb_status rule_plain(qb_import *in) { return emit_unary(in, qb_op_find(in->node->op_type, strlen(in->node->op_type)), NULL, NULL); }
+static qb_status rule_plain(qb_import *in) {
+  return qb_import_emit_unary(in, qb_op_find(in->node->op_type, strlen(in->node->op_type)), NULL, NULL);
+}
 
 static qb_status rule_leaky_relu(qb_import *in) {
   const qb_attributes attributes = {.linear.alpha = qb_import_float(in, "alpha", 0.01f)};
   if (!isfinite(attributes.linear.alpha))
     return qb_import_fail(in, QB_ERROR_NUMERIC, "alpha is not finite");
-  return emit_unary(in, QB_OP_LEAKY_RELU, &attributes, NULL);
+  return qb_import_emit_unary(in, QB_OP_LEAKY_RELU, &attributes, NULL);
 }
 
 static qb_status rule_hard_sigmoid(qb_import *in) {
@@ -388,7 +401,7 @@ static qb_status rule_hard_sigmoid(qb_import *in) {
       .linear = {.alpha = qb_import_float(in, "alpha", 0.2f), .beta = qb_import_float(in, "beta", 0.5f)}};
   if (!isfinite(attributes.linear.alpha) || !isfinite(attributes.linear.beta))
     return qb_import_fail(in, QB_ERROR_NUMERIC, "alpha or beta is not finite");
-  return emit_unary(in, QB_OP_HARD_SIGMOID, &attributes, NULL);
+  return qb_import_emit_unary(in, QB_OP_HARD_SIGMOID, &attributes, NULL);
 }
 
 /* Before opset 13 the input is a matrix cut at `axis`, so the sum runs over all axes from there. */
@@ -401,7 +414,7 @@ static qb_status rule_softmax(qb_import *in) {
   attributes.axes.end_axis = in->opset < 13 ? rank : attributes.axes.axis + 1;
   if (attributes.axes.axis == 0)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it normalises over the batch axis");
-  return emit(in, QB_OP_SOFTMAX, &x, 1, &attributes, NULL);
+  return qb_import_emit_last(in, QB_OP_SOFTMAX, &x, 1, &attributes, NULL);
 }
 
 /* --------------------------------------------------------------------------------------------------------- pooling */
@@ -432,7 +445,7 @@ static qb_status rule_pool(qb_import *in) {
   if (ceil_mode)
     QB_TRY(pooled_shape(in, qb_import_shape(in, x), &attributes.pool.window, &output));
   qb_op op = qb_op_find(in->node->op_type, strlen(in->node->op_type));
-  return emit(in, op, &x, 1, &attributes, ceil_mode ? &output : NULL);
+  return qb_import_emit_last(in, op, &x, 1, &attributes, ceil_mode ? &output : NULL);
 }
 
 static qb_status rule_global_average(qb_import *in) {
@@ -440,7 +453,7 @@ static qb_status rule_global_average(qb_import *in) {
   QB_TRY(qb_import_activation(in, 0, &x));
   if (qb_import_shape(in, x)->rank != 4)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only inputs (N, C, H, W) are supported");
-  return emit(in, QB_OP_GLOBAL_AVERAGE_POOL, &x, 1, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_GLOBAL_AVERAGE_POOL, &x, 1, NULL, NULL);
 }
 
 static qb_status rule_reduce_mean(qb_import *in) {
@@ -450,203 +463,14 @@ static qb_status rule_reduce_mean(qb_import *in) {
   const qb_shape *shape = qb_import_shape(in, x);
   QB_TRY(qb_import_axes(in, 18, shape->rank, axes, &count));
   if (count <= 0 && qb_import_int(in, "noop_with_empty_axes", 0) != 0)
-    return emit(in, QB_OP_IDENTITY, &x, 1, NULL, NULL);
+    return qb_import_emit_last(in, QB_OP_IDENTITY, &x, 1, NULL, NULL);
   if (shape->rank != 4 || count != 2 || axes[0] + axes[1] != 5 || (axes[0] != 2 && axes[1] != 2))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only the mean over the two spatial axes of (N, C, H, W) is "
-                                                    "supported");
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "only the mean over the two spatial axes of (N, C, H, W) is "
+                          "supported");
   bool keep = qb_import_int(in, "keepdims", 1) != 0;
   qb_shape output = keep ? QB_SHAPE(1, shape->dims[1], 1, 1) : QB_SHAPE(1, shape->dims[1]);
-  return emit(in, QB_OP_REDUCE_MEAN, &x, 1, NULL, &output);
-}
-
-/* ------------------------------------------------------------------------------------------------------- rearranging */
-
-static qb_status rule_concat(qb_import *in) {
-  qb_value_id inputs[QB_MAX_INPUTS];
-  qb_attributes attributes = {0};
-  if (in->node->n_input > QB_MAX_INPUTS)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it joins more than %d tensors", QB_MAX_INPUTS);
-  for (size_t slot = 0; slot < in->node->n_input; slot++)
-    QB_TRY(qb_import_activation(in, slot, &inputs[slot]));
-  QB_TRY(qb_import_axis(in, qb_import_int(in, "axis", 1), qb_import_shape(in, inputs[0])->rank,
-                        &attributes.axes.axis));
-  return emit(in, QB_OP_CONCAT, inputs, (int32_t)in->node->n_input, &attributes, NULL);
-}
-
-/* The pads, one begin and one end per axis, as attribute or input, for all axes or for those listed. */
-static qb_status read_pads(qb_import *in, int32_t rank, qb_attributes *attributes) {
-  enum { HIGHEST = 1 << 20 };
-  int64_t pads[2 * QB_MAX_RANK], listed[QB_MAX_RANK];
-  size_t count, axis_count = (size_t)rank;
-  for (int32_t i = 0; i < rank; i++)
-    listed[i] = i;
-  if (in->opset >= 11) {
-    QB_TRY(qb_import_integers(in, 1, "the list of pads", pads, 2 * QB_MAX_RANK, &count));
-  } else {
-    int given = qb_import_ints(in, "pads", pads, 2 * QB_MAX_RANK);
-    count = given < 0 ? 0 : (size_t)given;
-  }
-  if (in->opset >= 18 && qb_import_has(in, 3))
-    QB_TRY(qb_import_integers(in, 3, "the list of axes", listed, QB_MAX_RANK, &axis_count));
-  if (count != 2 * axis_count)
-    return qb_import_fail(in, QB_ERROR_FORMAT, "it has %zu pads for %zu axes", count, axis_count);
-  for (size_t i = 0; i < axis_count; i++) {
-    int32_t axis;
-    QB_TRY(qb_import_axis(in, listed[i], rank, &axis));
-    int64_t begin = pads[i], end = pads[axis_count + i];
-    if (begin < -HIGHEST || begin > HIGHEST || end < -HIGHEST || end > HIGHEST)
-      return qb_import_fail(in, QB_ERROR_FORMAT, "a pad is out of range");
-    attributes->pad.begin[axis] = (int32_t)begin;
-    attributes->pad.end[axis] = (int32_t)end;
-  }
-  return QB_OK;
-}
-
-static qb_status rule_pad(qb_import *in) {
-  qb_value_id x;
-  qb_attributes attributes = {0};
-  qb_constant *value = NULL;
-  QB_TRY(qb_import_activation(in, 0, &x));
-  if (!qb_import_string_is(in, "mode", "constant", "constant"))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only constant padding is supported");
-  QB_TRY(read_pads(in, qb_import_shape(in, x)->rank, &attributes));
-  attributes.pad.value = in->opset < 11 ? qb_import_float(in, "value", 0) : 0;
-  if (in->opset >= 11 && qb_import_has(in, 2)) {
-    QB_TRY(qb_import_need_constant(in, 2, "the padding value", &value));
-    if (qb_view_elements(&value->view) != 1 || !qb_dtype_is_real(value->view.dtype))
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "the padding value is not one floating-point number");
-    attributes.pad.value = (float)qb_view_real(&value->view, 0);
-  }
-  if (!isfinite(attributes.pad.value))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "the padding value is not finite");
-  return emit(in, QB_OP_PAD, &x, 1, &attributes, NULL);
-}
-
-static qb_status rule_transpose(qb_import *in) {
-  qb_value_id x;
-  int64_t permutation[QB_MAX_RANK];
-  qb_attributes attributes = {0};
-  QB_TRY(qb_import_activation(in, 0, &x));
-  int32_t rank = qb_import_shape(in, x)->rank;
-  int count = qb_import_ints(in, "perm", permutation, QB_MAX_RANK);
-  if (count != -1 && count != rank)
-    return qb_import_fail(in, QB_ERROR_FORMAT, "'perm' does not have one entry per axis");
-  for (int32_t i = 0; i < rank; i++) {
-    int64_t from = count == -1 ? rank - 1 - i : permutation[i];
-    if (from < 0 || from >= rank)
-      return qb_import_fail(in, QB_ERROR_FORMAT, "'perm' is not a permutation of the axes");
-    attributes.transpose.permutation[i] = (int32_t)from;
-  }
-  return emit(in, QB_OP_TRANSPOSE, &x, 1, &attributes, NULL);
-}
-
-static qb_status rule_flatten(qb_import *in) {
-  qb_value_id x;
-  int32_t axis;
-  QB_TRY(qb_import_activation(in, 0, &x));
-  const qb_shape *shape = qb_import_shape(in, x);
-  int64_t given = qb_import_int(in, "axis", 1);
-  axis = shape->rank;
-  if (given != shape->rank)
-    QB_TRY(qb_import_axis(in, given, shape->rank, &axis));
-  qb_shape output = QB_SHAPE(1, 1);
-  for (int32_t i = 0; i < shape->rank; i++)
-    output.dims[i < axis ? 0 : 1] *= shape->dims[i];
-  if (axis == 0)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it flattens the batch axis; use axis 1");
-  return emit(in, QB_OP_FLATTEN, &x, 1, NULL, &output);
-}
-
-static qb_status rule_reshape(qb_import *in) {
-  qb_value_id x;
-  int64_t target[QB_MAX_RANK], known = 1;
-  size_t rank;
-  int32_t unknown = QB_NONE;
-  QB_TRY(qb_import_activation(in, 0, &x));
-  QB_TRY(qb_import_integers(in, 1, "the target shape", target, QB_MAX_RANK, &rank));
-  const qb_shape *shape = qb_import_shape(in, x);
-  qb_shape output = {.rank = (int32_t)rank};
-  for (int32_t i = 0; i < output.rank; i++) {
-    bool copied = target[i] == 0 && qb_import_int(in, "allowzero", 0) == 0 && i < shape->rank;
-    output.dims[i] = copied ? shape->dims[i] : target[i];
-    if (target[i] == -1 && unknown == QB_NONE)
-      unknown = i;
-    else if (output.dims[i] <= 0 || __builtin_mul_overflow(known, output.dims[i], &known))
-      return qb_import_fail(in, QB_ERROR_SHAPE, "impossible target shape");
-  }
-  if (unknown != QB_NONE)
-    output.dims[unknown] = (int64_t)qb_shape_elements(shape) / known;
-  if (output.rank > 0 && output.dims[0] != 1)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it mixes the batch axis with others; keep the batch first and of "
-                                                    "its own");
-  return emit(in, QB_OP_RESHAPE, &x, 1, NULL, &output);
-}
-
-static qb_status rule_squeeze(qb_import *in) {
-  qb_value_id x;
-  int32_t axes[QB_MAX_RANK], count;
-  bool removed[QB_MAX_RANK] = {false};
-  QB_TRY(qb_import_activation(in, 0, &x));
-  const qb_shape *shape = qb_import_shape(in, x);
-  QB_TRY(qb_import_axes(in, 13, shape->rank, axes, &count));
-  for (int32_t i = 0; i < count; i++)
-    removed[axes[i]] = true;
-  if (count < 0 || removed[0])
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it removes the batch axis, or does not list its axes");
-  qb_shape output = {0};
-  for (int32_t i = 0; i < shape->rank; i++) {
-    if (removed[i] && shape->dims[i] != 1)
-      return qb_import_fail(in, QB_ERROR_SHAPE, "axis %d has length %lld, not 1", i, (long long)shape->dims[i]);
-    if (!removed[i])
-      output.dims[output.rank++] = shape->dims[i];
-  }
-  return emit(in, QB_OP_SQUEEZE, &x, 1, NULL, &output);
-}
-
-static qb_status rule_unsqueeze(qb_import *in) {
-  qb_value_id x;
-  int32_t axes[QB_MAX_RANK], count;
-  bool added[QB_MAX_RANK] = {false};
-  int64_t values[QB_MAX_RANK];
-  size_t given = 0;
-  QB_TRY(qb_import_activation(in, 0, &x));
-  const qb_shape *shape = qb_import_shape(in, x);
-  if (in->opset >= 13) {
-    QB_TRY(qb_import_integers(in, 1, "the list of axes", values, QB_MAX_RANK, &given));
-  } else {
-    int listed = qb_import_ints(in, "axes", values, QB_MAX_RANK);
-    given = listed < 0 ? 0 : (size_t)listed;
-  }
-  qb_shape output = {.rank = shape->rank + (int32_t)given};
-  if (given == 0 || output.rank > QB_MAX_RANK)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it lists no axes, or its output has a rank above %d", QB_MAX_RANK);
-  QB_TRY(qb_import_axes(in, 13, output.rank, axes, &count));
-  for (int32_t i = 0; i < count; i++) {
-    if (axes[i] == 0 || added[axes[i]])
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it puts an axis before the batch, or lists one twice");
-    added[axes[i]] = true;
-  }
-  for (int32_t i = 0, from = 0; i < output.rank; i++)
-    output.dims[i] = added[i] ? 1 : shape->dims[from++];
-  return emit(in, QB_OP_UNSQUEEZE, &x, 1, NULL, &output);
-}
-
-static qb_status rule_identity(qb_import *in) { return emit_unary(in, QB_OP_IDENTITY, NULL, NULL); }
-
-static qb_status rule_cast(qb_import *in) {
-  if (qb_import_int(in, "to", 0) != QB_DTYPE_F32)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "only a conversion to float32 is supported; convert the model to "
-                                                    "float32");
-  return rule_identity(in);
-}
-
-static qb_status rule_dropout(qb_import *in) {
-  qb_constant *training = NULL;
-  QB_TRY(qb_import_constant(in, 2, &training));
-  if (qb_import_has(in, 2) && (training == NULL || !qb_dtype_is_integer(training->view.dtype) ||
-                               qb_view_elements(&training->view) != 1 || qb_view_integer(&training->view, 0) != 0))
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "it may run in training mode; export the model in evaluation mode");
-  return emit_unary(in, QB_OP_DROPOUT, NULL, NULL);
+  return qb_import_emit_last(in, QB_OP_REDUCE_MEAN, &x, 1, NULL, &output);
 }
 
 /* ----------------------------------------------------------------------------------------- quantized activations */
@@ -690,7 +514,8 @@ static qb_status rule_quantize(qb_import *in) {
   if (qb_view_elements(&scale->view) != 1)
     QB_TRY(qb_import_axis(in, qb_import_int(in, "axis", 1), qb_import_shape(in, inputs[0])->rank,
                           &attributes.quantize.axis));
-  return emit(in, quantizes ? QB_OP_QUANTIZE_LINEAR : QB_OP_DEQUANTIZE_LINEAR, inputs, 3, &attributes, NULL);
+  return qb_import_emit_last(in, quantizes ? QB_OP_QUANTIZE_LINEAR : QB_OP_DEQUANTIZE_LINEAR, inputs, 3, &attributes,
+                             NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ table */
@@ -703,21 +528,21 @@ static const struct {
     {"Add", " ", 7, rule_binary},
     {"AveragePool", " auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides ", 1, rule_pool},
     {"BatchNormalization", " epsilon momentum spatial training_mode ", 1, rule_batch_norm},
-    {"Cast", " to saturate round_mode ", 1, rule_cast},
+    {"Cast", " to saturate round_mode ", 1, qb_rule_cast},
     {"Clip", " min max ", 1, rule_clip},
-    {"Concat", " axis ", 1, rule_concat},
+    {"Concat", " axis ", 1, qb_rule_concat},
     {"Conv", " auto_pad dilations group kernel_shape pads strides ", 1, rule_conv},
     {"ConvTranspose", " auto_pad dilations group kernel_shape output_padding output_shape pads strides ", 1,
      rule_conv_transpose},
     {"DequantizeLinear", " axis block_size output_dtype ", 10, rule_quantize},
     {"Div", " ", 7, rule_binary},
-    {"Dropout", " ratio seed ", 7, rule_dropout},
-    {"Flatten", " axis ", 1, rule_flatten},
+    {"Dropout", " ratio seed ", 7, qb_rule_dropout},
+    {"Flatten", " axis ", 1, qb_rule_flatten},
     {"Gemm", " alpha beta transA transB ", 7, rule_gemm},
     {"GlobalAveragePool", " ", 1, rule_global_average},
     {"HardSigmoid", " alpha beta ", 1, rule_hard_sigmoid},
     {"HardSwish", " ", 14, rule_plain},
-    {"Identity", " ", 1, rule_identity},
+    {"Identity", " ", 1, qb_rule_identity},
     {"LeakyRelu", " alpha ", 1, rule_leaky_relu},
     {"MatMul", " ", 1, rule_matmul},
     {"Max", " ", 6, rule_min_max},
@@ -725,19 +550,19 @@ static const struct {
     {"Min", " ", 6, rule_min_max},
     {"Mul", " ", 7, rule_binary},
     {"PRelu", " ", 7, rule_prelu},
-    {"Pad", " mode pads value ", 2, rule_pad},
+    {"Pad", " mode pads value ", 2, qb_rule_pad},
     {"QuantizeLinear", " axis block_size output_dtype precision saturate ", 10, rule_quantize},
     {"ReduceMean", " axes keepdims noop_with_empty_axes ", 1, rule_reduce_mean},
     {"Relu", " ", 6, rule_plain},
-    {"Reshape", " allowzero ", 5, rule_reshape},
+    {"Reshape", " allowzero ", 5, qb_rule_reshape},
     {"Sigmoid", " ", 6, rule_plain},
     {"Softmax", " axis ", 1, rule_softmax},
-    {"Squeeze", " axes ", 1, rule_squeeze},
+    {"Squeeze", " axes ", 1, qb_rule_squeeze},
     {"Sub", " ", 7, rule_binary},
     {"Sum", " ", 6, rule_sum},
     {"Tanh", " ", 6, rule_plain},
-    {"Transpose", " perm ", 1, rule_transpose},
-    {"Unsqueeze", " axes ", 1, rule_unsqueeze},
+    {"Transpose", " perm ", 1, qb_rule_transpose},
+    {"Unsqueeze", " axes ", 1, qb_rule_unsqueeze},
 };
 
 static bool lists_word(const char *list, const char *word) {
