@@ -8,7 +8,7 @@ bad=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-nm -D --defined-only "$library" | awk '$2 ~ /^[A-TV-Z]$/ { print $3 }' | grep -vE '^(_init|_fini|__asan|__odr)' |
+nm -D --defined-only "$library" | awk '$2 ~ /^[A-TV-Z]$/ { print $3 }' | grep -vE '^(_init|_fini|__asan|__odr|\.gomp_critical)' |
   sort >"$folder/exported"
 grep -oE 'qb_[a-z0-9_]+ *\(' "$header" | tr -d ' (' | sort -u >"$folder/declared"
 

@@ -58,10 +58,16 @@ static void a_bad_worker_is_noticed(void **state) {
 #pragma omp parallel
     if (omp_get_thread_num() == 1)
       _mm_setcsr(_mm_getcsr() | bits[i]);
+    int still_bad = 0; /* clang's runtime gives every worker the main thread's settings again, gcc's does not */
+#pragma omp parallel reduction(| : still_bad)
+    still_bad |= (_mm_getcsr() & bits[i]) != 0;
     qb_status status = qb_bound_check_environment(NULL);
 #pragma omp parallel
     _mm_setcsr(_mm_getcsr() & ~bits[i]);
-    assert_int_equal(status, QB_ERROR_NUMERIC);
+    assert_int_equal(status, still_bad ? QB_ERROR_NUMERIC : QB_OK);
+#ifndef __clang__
+    assert_true(still_bad);
+#endif
   }
   assert_int_equal(qb_bound_check_environment(NULL), QB_OK);
 }
