@@ -7,16 +7,17 @@
 /* For every node of the quantized graph its partner in the original, or QB_NONE for a node that only the quantized
  * graph has. Those without a partner are
  *   - QuantizeLinear and DequantizeLinear on activations,
- *   - nodes of the reshape family (Identity, Dropout, Flatten, ..): the same elements in the same order, a copy,
+ *   - nodes of the reshape family (Identity, Dropout, Flatten, ..) on either side: the same elements in the same order,
  *   - nodes that no network output depends on, which have to be skipped.
  * Every original node that an output depends on is some node's partner, except copies (reshape family).
  *
  * Partners have the same operator family and inputs that match in the same slots, or crosswise for Add and Mul of two
  * activations: look the values up in `value`, not by slot. What may differ between partners, and nothing else:
  *   - weights and biases of linear layers (equal shapes; a bias may be missing on one side),
- *   - the limits of Clip: `clip_differences` counts such nodes,
+ *   - the limits of Clip, per channel or not: `clip_differences` counts such nodes,
  *   - constant operands of Add, Sub, Mul, Div, Concat: `operand_differences` counts such nodes.
- * BatchNorm statistics, slopes and all other attributes are equal bit for bit; windows, groups and shapes agree.
+ * BatchNorm statistics, slopes and all other attributes are equal bit for bit; windows, groups and shapes agree; a
+ * GlobalAveragePool may be partner of a ReduceMean, a Gemm of a MatMul.
  * A reader without a rule for one of these differences refuses when its count is not zero. */
 typedef struct qb_pair {
   const qb_graph *original, *quantized; /* borrowed */

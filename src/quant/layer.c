@@ -1,0 +1,110 @@
+/* Cutting weights into parts and writing codes back; see layer.h. */
+#include "quant/layer.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+qb_cut qb_cut_weight(const qb_graph *graph, const qb_linear *linear, qb_granularity granularity) {
+  const qb_shape *shape = &graph->values[linear->weight].shape;
+  qb_cut cut = {.axis = QB_NONE, .outer = 1, .count = 1, .inner = qb_shape_elements(shape)};
+  if (granularity == QB_PER_TENSOR)
+    return cut;
+  cut.axis = linear->channel_axis == 1 && linear->group == 1 ? 1 : 0;
+  cut.inner = 1;
+  for (int32_t i = 0; i < shape->rank; i++) {
+    size_t length = (size_t)shape->dims[i];
+    if (i < cut.axis)
+      cut.outer *= length;
+    else if (i == cut.axis)
+      cut.count = length;
+    else
+      cut.inner *= length;
+  }
+  return cut;
+}
+
+qb_slice qb_cut_slice(const qb_cut *cut, const float *weights, size_t part) {
+  return (qb_slice){.data = weights + part * cut->inner,
+                    .runs = cut->outer,
+                    .length = cut->inner,
+                    .stride = cut->count * cut->inner};
+}
+
+static size_t cut_elements(const qb_cut *cut) { return cut->outer * cut->count * cut->inner; }
+
+qb_status qb_layer_codes_create(const qb_cut *cut, const float *weights, const qb_quantize_settings *settings, int bits,
+                                qb_layer_codes *layer, qb_error *error) {
+  *layer = (qb_layer_codes){.cut = *cut, .bits = bits, .is_signed = !settings->affine};
+  layer->grids = qb_alloc(cut->count, sizeof *layer->grids);
+  layer->codes = qb_alloc(cut_elements(cut), sizeof *layer->codes);
+  if (layer->grids == NULL || layer->codes == NULL)
+    return qb_fail_memory(error, "the codes of a layer", cut_elements(cut) * sizeof *layer->codes);
+  for (size_t part = 0; part < cut->count; part++) {
+    qb_slice slice = qb_cut_slice(cut, weights, part);
+    layer->grids[part] = qb_grid_choose(&slice, settings, bits);
+  }
+  return QB_OK;
+}
+
+void qb_layer_codes_free(qb_layer_codes *layer) {
+  qb_free(layer->grids);
+  qb_free(layer->codes);
+  *layer = (qb_layer_codes){0};
+}
+
+/* ------------------------------------------------------------------------------------------------ writing back */
+
+static qb_dtype carrier(int32_t bits, bool is_signed) {
+  if (bits <= 8)
+    return is_signed ? QB_DTYPE_I8 : QB_DTYPE_U8;
+  return is_signed ? QB_DTYPE_I16 : QB_DTYPE_U16;
+}
+
+static void store(void *data, qb_dtype dtype, size_t i, int32_t code) {
+  switch (dtype) {
+  case QB_DTYPE_I8: ((int8_t *)data)[i] = (int8_t)code; break;
+  case QB_DTYPE_U8: ((uint8_t *)data)[i] = (uint8_t)code; break;
+  case QB_DTYPE_I16: ((int16_t *)data)[i] = (int16_t)code; break;
+  default: ((uint16_t *)data)[i] = (uint16_t)code; break;
+  }
+}
+
+static void fill_values(const qb_layer_codes *layer, float *values, void *packed, qb_dtype dtype) {
+  const qb_cut *cut = &layer->cut;
+  for (size_t o = 0, i = 0; o < cut->outer; o++)
+    for (size_t part = 0; part < cut->count; part++)
+      for (size_t k = 0; k < cut->inner; k++, i++) {
+        values[i] = qb_grid_value(&layer->grids[part], layer->codes[i]);
+        store(packed, dtype, i, layer->codes[i]);
+      }
+}
+
+qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_value_id weight, qb_error *error) {
+  const qb_cut *cut = &layer->cut;
+  size_t elements = cut_elements(cut);
+  qb_dtype dtype = carrier(layer->bits, layer->is_signed);
+  qb_codes *codes = qb_arena_alloc(&graph->arena, 1, sizeof *codes);
+  float *scale = qb_arena_alloc(&graph->arena, cut->count, sizeof *scale);
+  int32_t *zero_point = qb_arena_alloc(&graph->arena, cut->count, sizeof *zero_point);
+  void *packed = qb_arena_alloc(&graph->arena, elements, layer->bits <= 8 ? 1 : 2);
+  float *values = codes == NULL || scale == NULL || zero_point == NULL || packed == NULL
+                      ? NULL
+                      : qb_graph_replace_constant(graph, weight);
+  if (values == NULL)
+    return qb_fail_memory(error, graph->values[weight].name, elements * sizeof *values);
+
+  for (size_t part = 0; part < cut->count; part++) {
+    scale[part] = layer->grids[part].scale;
+    zero_point[part] = layer->grids[part].zero_point;
+  }
+  fill_values(layer, values, packed, dtype);
+  *codes = (qb_codes){.bits = layer->bits,
+                      .is_signed = layer->is_signed,
+                      .axis = cut->axis,
+                      .scale_count = (int32_t)cut->count,
+                      .scale = scale,
+                      .zero_point = layer->is_signed ? NULL : zero_point,
+                      .codes = {.dtype = dtype, .shape = graph->values[weight].shape, .data = packed}};
+  graph->values[weight].codes = codes;
+  return QB_OK;
+}
