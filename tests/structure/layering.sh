@@ -17,11 +17,12 @@ check() { # ROOT: prints the wrong arrows of the tree there, fails if there are 
       allow["run"] = "run graph tensor base"
       allow["bound"] = "bound graph tensor base"
       allow["stats"] = "stats base"
+      allow["train"] = "train base"
       allow["search"] = "search run graph tensor base"
       allow["check"] = "check onnx graph tensor base"
       allow["quant"] = "quant onnx data run bound graph tensor base"
       allow["report"] = "report quant search stats onnx data run bound graph tensor base"
-      allow["api"] = "api report check search stats quant onnx data run bound graph tensor base"
+      allow["api"] = "api train report check search stats quant onnx data run bound graph tensor base"
       allow["top"] = allow["api"]
       allow["cli"] = "cli"
       # folders or files that may include a third-party header whose name matches
