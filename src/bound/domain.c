@@ -33,7 +33,7 @@ static qb_status allocate(const qb_shape *shape, qb_domain *domain, qb_error *er
 }
 
 qb_status qb_domain_interval(const qb_graph *graph, float lo, float hi, qb_domain *domain, qb_error *error) {
-  const qb_shape *shape;
+  const qb_shape *shape = NULL;
   *domain = (qb_domain){0};
   QB_TRY(check_limits(lo, hi, error));
   QB_TRY(input_shape(graph, &shape, error));
@@ -47,7 +47,7 @@ qb_status qb_domain_interval(const qb_graph *graph, float lo, float hi, qb_domai
 
 qb_status qb_domain_channels(const qb_graph *graph, const float *lo, const float *hi, int32_t channels,
                              qb_domain *domain, qb_error *error) {
-  const qb_shape *shape;
+  const qb_shape *shape = NULL;
   *domain = (qb_domain){0};
   QB_TRY(input_shape(graph, &shape, error));
   if (shape->rank < 2 || shape->dims[1] != channels)
