@@ -285,7 +285,7 @@ static qb_status fold_node(bn_fold *fold, const char **why, qb_error *error) {
 
 static qb_status fold_or_leave(qb_graph *graph, qb_node_id node, qb_fold_bn_info *info, qb_fold_bn_left *left,
                                bool *gone, qb_error *error) {
-  const char *name = graph->nodes[node].name, *why;
+  const char *name = graph->nodes[node].name, *why = NULL;
   bn_fold fold = {.graph = graph, .node = node, .info = info};
   fold.channels = graph->values[graph->nodes[node].inputs[1]].shape.dims[0];
   fold.scale = qb_alloc((size_t)fold.channels, sizeof *fold.scale);
