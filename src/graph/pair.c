@@ -306,16 +306,15 @@ static qb_value_id quantized_core(const pair_matcher *matcher, qb_value_id value
   }
 }
 
-/* Records what the values from `value` back to `core` stand for. */
-static void map_values(const pair_matcher *matcher, value_pair end, qb_value_id quantized_end,
-                       qb_value_id original_end) {
-  qb_value_id value = end.quantized;
-  while (value != quantized_end) {
-    matcher->pair->value[value] = original_end;
+/* Records what the values from `pair` back to the cores stand for: a core for a core, so that partners have partner
+ * outputs, and a value behind copies for the original's value of the same shape. */
+static void map_values(const pair_matcher *matcher, value_pair pair, value_pair cores) {
+  qb_value_id value = pair.quantized;
+  while (value != cores.quantized) {
+    matcher->pair->value[value] = value == pair.quantized ? pair.original : cores.original;
     value = producer(matcher->quantized, value)->inputs[0];
   }
-  matcher->pair->value[quantized_end] = original_end;
-  matcher->pair->value[end.quantized] = end.original; /* of the same shape */
+  matcher->pair->value[value] = cores.original;
 }
 
 static bool can_be_absorbed(const qb_node *node) {
@@ -378,7 +377,7 @@ static qb_status match_values(pair_matcher *matcher, value_pair pair) {
       matcher->absorb && clamp != QB_NONE && can_be_absorbed(o) && (q == NULL || !same_operator(o->op, q->op));
   if (absorbed)
     b = clamp;
-  map_values(matcher, pair, b, a);
+  map_values(matcher, pair, (value_pair){a, b});
   if (matcher->core[b] != QB_NONE) {
     char other[200];
     return matcher->core[b] == a ? QB_OK
