@@ -110,7 +110,7 @@ static qb_status shard_create(shard *s, const qb_mlp *mlp, int32_t rows, bool ba
 }
 
 /* Copies samples order[first], .. (or first, .. when order is NULL) into the shard. */
-static void shard_load(shard *s, const qb_mlp *mlp, const qb_samples *samples, const int64_t *order, int64_t first,
+static void shard_load(shard *s, const qb_mlp *mlp, const qb_mlp_samples *samples, const int64_t *order, int64_t first,
                        int32_t rows) {
   size_t width = (size_t)mlp->widths[0];
   s->rows = rows;
@@ -187,7 +187,7 @@ static void backward(shard *s, const qb_mlp *mlp, float scale) {
 
 typedef struct trainer {
   qb_mlp *mlp;
-  const qb_samples *samples;
+  const qb_mlp_samples *samples;
   qb_mlp_settings settings;
   int32_t threads;
   shard shards[SHARDS];
@@ -203,7 +203,7 @@ static bool all_finite(const float *values, int32_t count) {
   return finite;
 }
 
-static qb_status check_samples(const qb_mlp *mlp, const qb_samples *samples, qb_error *error) {
+static qb_status check_samples(const qb_mlp *mlp, const qb_mlp_samples *samples, qb_error *error) {
   if (samples->count < 1)
     return qb_fail(error, QB_ERROR_ARGUMENT, "there are no samples");
   for (int64_t i = 0; i < samples->count; i++) {
@@ -323,7 +323,7 @@ static qb_status train_epochs(trainer *t, const qb_progress *progress, double *f
   return QB_OK;
 }
 
-qb_status qb_mlp_train(qb_mlp *mlp, const qb_samples *samples, const qb_mlp_settings *settings,
+qb_status qb_mlp_train(qb_mlp *mlp, const qb_mlp_samples *samples, const qb_mlp_settings *settings,
                        const qb_progress *progress, double *final_loss, qb_error *error) {
   QB_TRY(check_settings(settings, error));
   QB_TRY(check_samples(mlp, samples, error));
@@ -353,7 +353,7 @@ static int64_t count_correct(const shard *s, int32_t classes, const float *outpu
   return correct;
 }
 
-qb_status qb_mlp_accuracy(const qb_mlp *mlp, const qb_samples *samples, double *accuracy, qb_error *error) {
+qb_status qb_mlp_accuracy(const qb_mlp *mlp, const qb_mlp_samples *samples, double *accuracy, qb_error *error) {
   QB_TRY(check_samples(mlp, samples, error));
   shard s;
   qb_status status = shard_create(&s, mlp, ACCURACY_ROWS, false, error);
@@ -369,7 +369,7 @@ qb_status qb_mlp_accuracy(const qb_mlp *mlp, const qb_samples *samples, double *
   return status;
 }
 
-qb_status qb_mlp_gradient(const qb_mlp *mlp, const qb_samples *samples, float *gradient, double *loss,
+qb_status qb_mlp_gradient(const qb_mlp *mlp, const qb_mlp_samples *samples, float *gradient, double *loss,
                           qb_error *error) {
   QB_TRY(check_samples(mlp, samples, error));
   if (samples->count > MAX_BATCH)

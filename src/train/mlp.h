@@ -20,11 +20,11 @@ typedef struct qb_mlp {
 } qb_mlp;
 
 /* Labelled inputs; borrowed. */
-typedef struct qb_samples {
+typedef struct qb_mlp_samples {
   int64_t count;
   const float *inputs;   /* (count, widths[0]) */
   const int32_t *labels; /* (count), 0..classes - 1 */
-} qb_samples;
+} qb_mlp_samples;
 
 typedef struct qb_mlp_settings {
   int32_t epochs;  /* passes over the samples, >= 1, default 10 */
@@ -52,15 +52,15 @@ float *qb_mlp_bias(const qb_mlp *mlp, int32_t layer);
  * QB_ERROR_ARGUMENT (settings, no samples, a label out of range), QB_ERROR_NUMERIC (an input or the loss is not
  * finite),
  * QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED. */
-QB_MUST_CHECK qb_status qb_mlp_train(qb_mlp *mlp, const qb_samples *samples, const qb_mlp_settings *settings,
+QB_MUST_CHECK qb_status qb_mlp_train(qb_mlp *mlp, const qb_mlp_samples *samples, const qb_mlp_settings *settings,
                                      const qb_progress *progress, double *final_loss, qb_error *error);
 
 /* Fraction of samples whose largest output is their label's. QB_ERROR_ARGUMENT for no samples, QB_ERROR_MEMORY. */
-QB_MUST_CHECK qb_status qb_mlp_accuracy(const qb_mlp *mlp, const qb_samples *samples, double *accuracy,
+QB_MUST_CHECK qb_status qb_mlp_accuracy(const qb_mlp *mlp, const qb_mlp_samples *samples, double *accuracy,
                                         qb_error *error);
 
 /* Mean loss of up to `count` samples and its gradient by every parameter, in the order of `parameters`; for tests. */
-QB_MUST_CHECK qb_status qb_mlp_gradient(const qb_mlp *mlp, const qb_samples *samples, float *gradient, double *loss,
+QB_MUST_CHECK qb_status qb_mlp_gradient(const qb_mlp *mlp, const qb_mlp_samples *samples, float *gradient, double *loss,
                                         qb_error *error);
 
 #endif

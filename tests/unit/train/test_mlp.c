@@ -26,7 +26,7 @@ static void fill_random(float *values, size_t count, uint64_t seed) {
 }
 
 /* Mean cross-entropy in double, from the definition. `parameters` is laid out as qb_mlp says. */
-static double plain_loss(const int32_t *widths, const double *parameters, const qb_samples *samples) {
+static double plain_loss(const int32_t *widths, const double *parameters, const qb_mlp_samples *samples) {
   double total = 0;
   for (int64_t n = 0; n < samples->count; n++) {
     double x[8] = {0}, z[8];
@@ -59,7 +59,7 @@ static void gradient_is_the_slope_of_the_loss(void **state) {
   fill_random(inputs, SAMPLES * 5, 1);
   for (int i = 0; i < SAMPLES; i++)
     labels[i] = i % 3;
-  qb_samples samples = {SAMPLES, inputs, labels};
+  qb_mlp_samples samples = {SAMPLES, inputs, labels};
   qb_mlp mlp;
   assert_int_equal(qb_mlp_create(&mlp, LAYERS, small_widths, 4, NULL), QB_OK);
   assert_int_equal(mlp.parameter_count, 6 * 6 + 7 * 4 + 5 * 3);
@@ -103,7 +103,7 @@ static void standardise(const uint8_t *pixels, float *input) {
     input[p] = (float)((pixels[p] - mean) / deviation);
 }
 
-static qb_samples draw_digits(uint64_t seed) {
+static qb_mlp_samples draw_digits(uint64_t seed) {
   float *inputs = malloc(sizeof(float) * DIGITS * QB_DIGITS_PIXELS);
   int32_t *labels = malloc(sizeof(int32_t) * DIGITS);
   assert_non_null(inputs);
@@ -113,15 +113,15 @@ static qb_samples draw_digits(uint64_t seed) {
     qb_digits_image(seed, i, pixels, &labels[i]);
     standardise(pixels, inputs + i * QB_DIGITS_PIXELS);
   }
-  return (qb_samples){DIGITS, inputs, labels};
+  return (qb_mlp_samples){DIGITS, inputs, labels};
 }
 
-static void free_digits(qb_samples *samples) {
+static void free_digits(qb_mlp_samples *samples) {
   free((void *)(uintptr_t)samples->inputs);
   free((void *)(uintptr_t)samples->labels);
 }
 
-static void train_on(const qb_samples *samples, int32_t epochs, int32_t batch, int32_t threads, qb_mlp *mlp,
+static void train_on(const qb_mlp_samples *samples, int32_t epochs, int32_t batch, int32_t threads, qb_mlp *mlp,
                      double *loss) {
   const int32_t widths[] = {QB_DIGITS_PIXELS, 64, 32, QB_DIGITS_CLASSES};
   qb_mlp_settings settings;
@@ -136,7 +136,7 @@ static void train_on(const qb_samples *samples, int32_t epochs, int32_t batch, i
 /* A few pictures can be learnt by heart; what is learnt from many carries over to others, far above chance (0.1). */
 static void it_learns_digits(void **state) {
   (void)state;
-  qb_samples samples = draw_digits(1), others = draw_digits(2), few = samples;
+  qb_mlp_samples samples = draw_digits(1), others = draw_digits(2), few = samples;
   few.count = 100;
   qb_mlp mlp;
   double loss, own, unseen;
@@ -155,7 +155,7 @@ static void it_learns_digits(void **state) {
 
 static void threads_do_not_change_a_bit(void **state) {
   (void)state;
-  qb_samples samples = draw_digits(1);
+  qb_mlp_samples samples = draw_digits(1);
   samples.count = 301; /* the last batch has one sample, fewer than shards */
   qb_mlp first, other;
   double first_loss, other_loss;
@@ -186,7 +186,7 @@ static void refusals_name_their_reason(void **state) {
   (void)state;
   float inputs[4 * 5] = {0};
   int32_t labels[4] = {0, 1, 2, 0};
-  qb_samples samples = {4, inputs, labels};
+  qb_mlp_samples samples = {4, inputs, labels};
   qb_mlp mlp;
   qb_error error;
   const int32_t bad[] = {5, 0, 3};
@@ -231,7 +231,7 @@ static void failed_allocations_are_reported(void **state) {
   (void)state;
   float inputs[4 * 5] = {0};
   int32_t labels[4] = {0, 1, 2, 0};
-  qb_samples samples = {4, inputs, labels};
+  qb_mlp_samples samples = {4, inputs, labels};
   qb_mlp_settings settings;
   qb_mlp_settings_default(&settings);
   settings.epochs = 1;
