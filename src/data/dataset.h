@@ -12,15 +12,17 @@ typedef struct qb_preprocess {
   int32_t crop;          /* 0: none */
   float scale;           /* 0: leave values as stored (pixels 0..255, npy as is) */
   float mean[4], std[4]; /* per channel; std 1 and mean 0 by default */
-  bool normalize;        /* mean and std were given */
+  int32_t channels;      /* entries in mean and std; 1 serves every channel (all four are filled), 0: none given */
+  bool normalize;        /* mean or std was given */
 } qb_preprocess;
 
 /* A preset (imagenet, imagenet-224, imagenet-norm, unit, raw) or `key=value` pairs joined by ':'.
  * QB_ERROR_ARGUMENT names the bad key and lists the valid ones. */
 QB_MUST_CHECK qb_status qb_preprocess_parse(const char *text, qb_preprocess *preprocess, qb_error *error);
 
-/* True when the preprocessing maps pixels (0..255) through `scale`, so that [0,1] images have a box; then *lo and *hi
- * are the limits of channel `channel`, rounded outwards: (0 - mean)/std and (1 - mean)/std. With `raw`: 0 and 255. */
+/* The box of channel `channel` over every image with stored pixels 0..255: (0 - mean)/std and (255/scale - mean)/std
+ * (with scale 255: [0,1] images), rounded outwards, so that it contains both the real interval and every sample that
+ * qb_dataset_read can give. With `raw`: 0 and 255. False when the preprocessing has no entry for the channel. */
 bool qb_preprocess_pixel_box(const qb_preprocess *preprocess, int32_t channel, float *lo, float *hi);
 
 typedef struct qb_dataset_settings {
@@ -32,8 +34,17 @@ typedef struct qb_dataset_settings {
 
 typedef struct qb_dataset qb_dataset;
 
-/* Opens and lists the data; images are decoded on demand. The format is recognised from the path and contents, see
- * the command line's DATA. QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_UNSUPPORTED name the file and what to do. */
+/* Opens and lists the data; images are decoded on demand. The format is recognised from the path and contents:
+ *   a folder with labels.txt        one "file index" a line, in that order; `labels` may name another such file
+ *   a folder of class folders       class = rank of the folder's name; within a class files by name
+ *   a folder of JPEG and PNG files  by name, unlabelled; also a single image file
+ *   a folder with MNIST idx files   its t10k or test images, where there are none the first by name
+ *   *-images-idx3-ubyte[.gz]        labels from the file with labels-idx1 in place of images-idx3
+ *   *.npy                           (N, ..) float32, float64 or uint8, C order; labels <stem>_labels.npy or labels.npy
+ *   *.bin                           CIFAR-10: records of a label byte and 3x32x32 pixels
+ * Greyscale images become RGB; alpha is dropped; 16-bit PNG keeps the high byte. Images resize, arrays of real numbers
+ * do not. QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_UNSUPPORTED name the file and what to do; QB_ERROR_ARGUMENT when skip
+ * leaves nothing; QB_ERROR_SHAPE when the preprocessing does not fit the samples. */
 QB_MUST_CHECK qb_status qb_dataset_open(const char *path, const qb_dataset_settings *settings, qb_dataset **dataset,
                                         qb_error *error);
 void qb_dataset_free(qb_dataset *dataset);
