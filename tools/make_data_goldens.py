@@ -35,15 +35,20 @@ PRESETS = {
 }
 
 
+def resize(image, size):
+    """transforms.Resize(size) with the horizontal pass first, as Pillow before 13 always did it. Pillow 13 begins with
+    the vertical pass where that is cheaper, which moves some pixels of tall images by one step of 255."""
+    width, height = transforms.Resize(size)(Image.new("1", image.size)).size
+    return image.resize((width, image.height), Image.BILINEAR).resize((width, height), Image.BILINEAR)
+
+
 def preprocess(image, name):
     """A PIL image to the float32 array (C,H,W) that torchvision gives."""
     recipe = PRESETS[name]
-    steps = []
     if "resize" in recipe:
-        steps.append(transforms.Resize(recipe["resize"], transforms.InterpolationMode.BILINEAR, antialias=True))
+        image = resize(image, recipe["resize"])
     if "crop" in recipe:
-        steps.append(transforms.CenterCrop(recipe["crop"]))
-    image = transforms.Compose(steps)(image)
+        image = transforms.CenterCrop(recipe["crop"])(image)
     if not recipe.get("scale"):
         array = np.asarray(image, np.float32)
         return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]

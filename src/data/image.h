@@ -31,8 +31,9 @@ QB_MUST_CHECK qb_status qb_image_decode_png(const uint8_t *data, size_t size, co
 bool qb_image_is_jpeg(const uint8_t *data, size_t size);
 bool qb_image_is_png(const uint8_t *data, size_t size);
 
-/* Antialiased bilinear resizing of `from` into a new image, with the bits of Pillow's Image.resize(BILINEAR): two
- * passes, horizontal first, weights in fixed point with 22 fractional bits, each pass rounded to 8 bits. */
+/* Antialiased bilinear resizing of `from` into a new image, with the bits of Pillow's Image.resize(BILINEAR)
+ * before Pillow 13: two passes, horizontal first, weights in fixed point with 22 fractional bits, each pass rounded to
+ * 8 bits. */
 QB_MUST_CHECK qb_status qb_image_resize(const qb_image *from, int32_t height, int32_t width, const char *name,
                                         qb_image *image, qb_error *error);
 

@@ -2,8 +2,9 @@
  *
  * Output pixel x covers the input around (x + 1/2) s, s = input / output length, with a triangle of half width
  * max(s, 1). The weights are normalised in double, then rounded to 22 fractional bits; a pass sums them with the
- * pixels in int32 and rounds to 8 bits before the next pass sees them. Equal lengths give the identity. The sums fit:
- * rounding at most doubles a weight, and 2 * 255 * 2^22 + 2^21 < 2^31. */
+ * pixels in int32 and rounds to 8 bits before the next pass sees them. The horizontal pass comes first, as in every
+ * Pillow before 13; Pillow 13 turns the order round where that is cheaper (tall images). Equal lengths give the
+ * identity. The sums fit: rounding at most doubles a weight, and 2 * 255 * 2^22 + 2^21 < 2^31. */
 #include "data/image.h"
 
 #include <math.h>

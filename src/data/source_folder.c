@@ -17,25 +17,34 @@ enum { MAX_LIST_BYTES = 1 << 28 };
 
 /* ------------------------------------------------------------------------------------------------- growing lists */
 
-static qb_status add_image(qb_dataset *dataset, const char *folder, const char *name, int32_t label, qb_error *error) {
-  qb_image_list *list = &dataset->list;
+/* Appends an unlabelled image whose name is its path. */
+static qb_status append_image(qb_image_list *list, const char *path, qb_error *error) {
   if (list->count == list->capacity) {
     int64_t capacity = list->capacity > 0 ? 2 * list->capacity : 256;
     qb_listed_image *grown = qb_alloc((size_t)capacity, sizeof *grown);
     if (grown == NULL)
-      return qb_fail_memory(error, folder, (size_t)capacity * sizeof *grown);
+      return qb_fail_memory(error, path, (size_t)capacity * sizeof *grown);
     if (list->count > 0)
       memcpy(grown, list->images, (size_t)list->count * sizeof *grown);
     qb_free(list->images);
     list->images = grown;
     list->capacity = capacity;
   }
+  list->images[list->count++] = (qb_listed_image){path, path, -1};
+  return QB_OK;
+}
+
+static qb_status add_image(qb_dataset *dataset, const char *folder, const char *name, int32_t label, qb_error *error) {
+  qb_image_list *list = &dataset->list;
   char *path = qb_arena_format(&dataset->arena, "%s/%s", folder, name);
   if (path == NULL)
     return qb_fail_memory(error, folder, strlen(name));
+  QB_TRY(append_image(list, path, error));
   size_t root = strlen(dataset->path);
-  bool below = strncmp(path, dataset->path, root) == 0 && path[root] == '/';
-  list->images[list->count++] = (qb_listed_image){path, below ? path + root + 1 : path, label};
+  qb_listed_image *image = &list->images[list->count - 1];
+  image->label = label;
+  if (strncmp(path, dataset->path, root) == 0 && path[root] == '/')
+    image->name = path + root + 1;
   return QB_OK;
 }
 
@@ -252,10 +261,7 @@ qb_status qb_source_open_folder(qb_dataset *dataset, const char *labels, qb_erro
 
 qb_status qb_source_open_image(qb_dataset *dataset, qb_error *error) {
   const char *slash = strrchr(dataset->path, '/');
-  const char *name = slash == NULL ? dataset->path : slash + 1;
-  const char *folder = slash == NULL ? "." : slash == dataset->path ? "" : NULL;
-  if (folder == NULL &&
-      (folder = qb_arena_string(&dataset->arena, dataset->path, (size_t)(slash - dataset->path))) == NULL)
-    return qb_fail_memory(error, dataset->path, strlen(dataset->path));
-  return add_image(dataset, folder, name, -1, error);
+  QB_TRY(append_image(&dataset->list, dataset->path, error));
+  dataset->list.images[0].name = slash == NULL ? dataset->path : slash + 1;
+  return QB_OK;
 }

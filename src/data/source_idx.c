@@ -36,9 +36,10 @@ static qb_status read_header(const char *path, idx_file *idx, qb_error *error) {
     idx->rank = head.data[3];
     idx->header_bytes = 4 + 4 * (size_t)idx->rank;
   }
-  for (int32_t i = 0; i < idx->rank && valid; i++) {
+  for (int32_t i = 0; i < idx->rank; i++) {
     idx->dims[i] = qb_read_be32(head.data + 4 + 4 * i);
-    valid = qb_size_multiply(product, (size_t)idx->dims[i], &product);
+    if (!qb_size_multiply(product, (size_t)idx->dims[i], &product))
+      product = max_file_bytes; /* and more with the header: refused below */
   }
   qb_bytes_free(&head);
   if (!valid)
@@ -56,10 +57,12 @@ static qb_status read_header(const char *path, idx_file *idx, qb_error *error) {
 /* The usual name of the labels: "images" becomes "labels" and "idx3" or "idx4" becomes "idx1" in the file's name; with
  * and without .gz, whichever exists. NULL when there is none; *memory is false when memory was short. */
 static const char *labels_beside(qb_arena *arena, const char *path, bool *memory) {
-  char *name = qb_arena_string(arena, path, strlen(path) + 3);
+  size_t length = strlen(path);
+  char *name = qb_arena_format(arena, "%s.gz", path); /* room for a longer name */
   *memory = name != NULL;
   if (name == NULL)
     return NULL;
+  name[length] = '\0';
   char *base = strrchr(name, '/') == NULL ? name : strrchr(name, '/') + 1;
   char *images = strstr(base, "images"), *rank = strstr(base, "-idx");
   if (images == NULL || rank == NULL)
@@ -68,7 +71,6 @@ static const char *labels_beside(qb_arena *arena, const char *path, bool *memory
   rank[4] = rank[4] == '\0' ? '\0' : '1';
   if (access(name, R_OK) == 0)
     return name;
-  size_t length = strlen(name);
   if (length > 3 && strcmp(name + length - 3, ".gz") == 0)
     name[length - 3] = '\0';
   else
