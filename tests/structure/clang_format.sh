@@ -7,8 +7,5 @@ case $(clang-format --version) in
 *' 14.'*) ;;
 *) echo "another version than 14: $(clang-format --version)"; exit 77 ;;
 esac
-bad=0
-for file in $(find . -path ./build -prune -o -name '*.[ch]' -print | sort); do
-  clang-format "$file" | cmp -s - "$file" || { echo "$file: not laid out; run ./dev format"; bad=1; }
-done
-exit $bad
+find . -path ./build -prune -o -name '*.[ch]' -print | sort | xargs clang-format --dry-run -Werror ||
+  { echo "not laid out; run ./dev format"; exit 1; }
