@@ -1,0 +1,49 @@
+/* The l2 domain: spectral norms, centred at an activation, with centred gates (theory section 3.1).
+ *
+ * For a centre x0 (the middle of the domain) let c_v be the activation of the original network at tensor v. Then for
+ * every input of the domain
+ *   spread  ||x_v - c_v||_2  <= H_v:   H <- sigma(W) H                       (biases cancel)
+ *   error   ||x_v - x'_v||_2 <= e_v:   e <- sigma(W') e + ||dW c + db||_2 + sigma(dW) H
+ * so the bulk of the change, dW times the centre, is computed instead of bounded. Over a pair of layers or a residual
+ * block the product sigma(W2) sigma(W1) gives way to the centred gate
+ *   sup_G ||A + W2 G W1|| <= ||A + W2 W1 / 2|| + ||W2 T|| ||T^-1 W1|| / 2
+ * with torus norms in both terms. Every norm is certified (sigma.h). */
+#ifndef QB_BOUND_SPECTRAL_H
+#define QB_BOUND_SPECTRAL_H
+
+#include "bound/bound.h"
+
+typedef struct qb_spectral_settings {
+  bool windows;           /* centred gates over pairs of layers and residual blocks; default true */
+  int scaling_iterations; /* steps of the search for T, 0: balanced norms only; default 24 */
+} qb_spectral_settings;
+
+/* What was proved at one tensor of the quantized graph. */
+typedef struct qb_spectral_state {
+  double error;  /* ||x - x'||_2 */
+  double spread; /* ||x - c||_2 */
+  double peak;   /* ||x - x'||_inf; infinity when only the l2 norm is known */
+} qb_spectral_state;
+
+/* Per-layer norms, for certificates and tables; zero for nodes that are no linear layers. */
+typedef struct qb_spectral_layer {
+  double sigma, sigma_quantized, sigma_difference; /* of W, W', W - W' */
+  double gate, gate_quantized; /* centred-gate norm of the window that ends here (at the Add of a block), else 0 */
+} qb_spectral_layer;
+
+typedef struct qb_spectral_result {
+  qb_bound bound;             /* on the largest |output difference| */
+  qb_spectral_state *states;  /* by value id of the quantized graph */
+  qb_spectral_layer *layers;  /* by node id of the quantized graph */
+} qb_spectral_result;
+
+void qb_spectral_settings_default(qb_spectral_settings *settings);
+
+/* Bounds the pair over the domain. An operator without an l2 rule makes the bound "not applicable" with the reason;
+ * that is no error. QB_ERROR_MEMORY, QB_ERROR_NUMERIC. Release with qb_spectral_result_free in every case. */
+QB_MUST_CHECK qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain,
+                                          const qb_spectral_settings *settings, qb_spectral_result *result,
+                                          qb_error *error);
+void qb_spectral_result_free(qb_spectral_result *result);
+
+#endif
