@@ -123,8 +123,8 @@ static void add_bias(const geometry *g, bool is_conv, const float *plus, const f
 }
 
 qb_status qb_affine_apply(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
-                          const float *bias_plus, const float *bias_minus, const double *x, double *y,
-                          qb_arena *arena, qb_error *error) {
+                          const float *bias_plus, const float *bias_minus, const double *x, double *y, qb_arena *arena,
+                          qb_error *error) {
   geometry g = layer_geometry(graph, linear);
   qb_op op = graph->nodes[linear->node].op;
   qb_arena_mark mark = qb_arena_get_mark(arena);
@@ -193,7 +193,8 @@ void qb_affine_sums(const qb_graph *graph, const qb_linear *linear, const float 
 double qb_affine_rounding(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
                           const float *bias_plus, const float *bias_minus, double x_max) {
   double row = largest_sum(graph, linear, plus, minus, true, true);
-  double bias = largest_magnitude(bias_plus, linear->out_channels) + largest_magnitude(bias_minus, linear->out_channels);
+  double bias =
+      largest_magnitude(bias_plus, linear->out_channels) + largest_magnitude(bias_minus, linear->out_channels);
   double outputs = (double)qb_shape_elements(&graph->values[graph->nodes[linear->node].output].shape);
   double terms = (double)linear->row_length + 4;
   return 1.01 * (terms * UNIT * (row * x_max + bias) + terms * DBL_MIN) * sqrt(outputs);

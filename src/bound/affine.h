@@ -21,7 +21,7 @@ double qb_affine_rounding(const qb_graph *graph, const qb_linear *linear, const 
 
 /* The largest l1 norm of a row and of a column of the matrix plus - minus over all positions, upper bounds: sums over
  * all taps, which zero padding and stride only shorten. sqrt(row * column) bounds the spectral norm (Schur). */
-void qb_affine_sums(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
-                    double *row, double *column);
+void qb_affine_sums(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus, double *row,
+                    double *column);
 
 #endif

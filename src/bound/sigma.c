@@ -177,10 +177,10 @@ static bool cholesky_completes(qb_complex *gram, int64_t size, double shift) {
 /* ------------------------------------------------------------------------------------------------- the two passes */
 
 typedef struct candidates {
-  double *upper;    /* (count) Frobenius bound of each Gram matrix */
-  double *estimate; /* (count) power iteration */
+  double *upper;     /* (count) Frobenius bound of each Gram matrix */
+  double *estimate;  /* (count) power iteration */
   qb_complex *store; /* (count, size, size) or NULL: recompute */
-  double trace;     /* largest trace = ||M||_F^2 */
+  double trace;      /* largest trace = ||M||_F^2 */
 } candidates;
 
 static qb_complex *stored_gram(const plan *p, const candidates *c, int64_t index) {
@@ -416,8 +416,8 @@ static qb_status estimate_with_plan(const plan *p, double *norms, double *sigma,
   return QB_OK;
 }
 
-qb_status qb_sigma_estimate(const qb_sigma_problem *problem, double *sigma, double *row_energy,
-                            double *column_energy, qb_error *error) {
+qb_status qb_sigma_estimate(const qb_sigma_problem *problem, double *sigma, double *row_energy, double *column_energy,
+                            qb_error *error) {
   plan p;
   assert(problem->outer == NULL && problem->inner->groups == 1);
   int threads = openblas_get_num_threads();

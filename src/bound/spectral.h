@@ -32,9 +32,9 @@ typedef struct qb_spectral_layer {
 } qb_spectral_layer;
 
 typedef struct qb_spectral_result {
-  qb_bound bound;             /* on the largest |output difference| */
-  qb_spectral_state *states;  /* by value id of the quantized graph */
-  qb_spectral_layer *layers;  /* by node id of the quantized graph */
+  qb_bound bound;            /* on the largest |output difference| */
+  qb_spectral_state *states; /* by value id of the quantized graph */
+  qb_spectral_layer *layers; /* by node id of the quantized graph */
 } qb_spectral_result;
 
 void qb_spectral_settings_default(qb_spectral_settings *settings);

@@ -37,6 +37,7 @@ qb_status qb_kernel_create(const qb_graph *graph, const qb_linear *linear, const
       kernel->stride[axis] = node->attributes.conv.window.stride[axis];
       kernel->dilation[axis] = node->attributes.conv.window.dilation[axis];
       kernel->pad_begin[axis] = node->attributes.conv.window.pad_begin[axis];
+      kernel->pad_end[axis] = node->attributes.conv.window.pad_end[axis];
     }
   QB_TRY(allocate_taps(kernel, arena, error));
 
@@ -52,7 +53,11 @@ qb_status qb_kernel_create(const qb_graph *graph, const qb_linear *linear, const
 }
 
 qb_status qb_kernel_identity(int64_t channels, qb_arena *arena, qb_kernel *kernel, qb_error *error) {
-  *kernel = (qb_kernel){.rows = channels, .cols = channels, .groups = 1, .size = {1, 1}, .stride = {1, 1},
+  *kernel = (qb_kernel){.rows = channels,
+                        .cols = channels,
+                        .groups = 1,
+                        .size = {1, 1},
+                        .stride = {1, 1},
                         .dilation = {1, 1}};
   QB_TRY(allocate_taps(kernel, arena, error));
   for (int64_t c = 0; c < channels; c++)
@@ -61,7 +66,12 @@ qb_status qb_kernel_identity(int64_t channels, qb_arena *arena, qb_kernel *kerne
 }
 
 int64_t qb_kernel_torus_side(const qb_kernel *kernel, int axis, int64_t n) {
-  return n + (int64_t)kernel->dilation[axis] * (kernel->size[axis] - 1);
+  int64_t reach = (int64_t)kernel->dilation[axis] * (kernel->size[axis] - 1);
+  if (kernel->pad_begin[axis] > reach)
+    reach = kernel->pad_begin[axis];
+  if (kernel->pad_end[axis] > reach)
+    reach = kernel->pad_end[axis];
+  return reach == 0 ? 1 : n + reach;
 }
 
 qb_status qb_twiddles_create(int64_t n, qb_arena *arena, qb_twiddles *twiddles, qb_error *error) {

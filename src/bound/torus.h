@@ -15,23 +15,25 @@ typedef double _Complex qb_complex;
 
 /* One group of a linear layer with its weights in double, taps outermost. A matrix layer is a 1x1 convolution. */
 typedef struct qb_kernel {
-  int64_t rows, cols;        /* output and input channels of one group */
+  int64_t rows, cols; /* output and input channels of one group */
   int32_t groups;
-  int32_t size[2];           /* kernel height and width */
-  int32_t stride[2], dilation[2], pad_begin[2];
-  double *taps;              /* (groups, size[0] * size[1], rows, cols), from the arena of the call */
+  int32_t size[2]; /* kernel height and width */
+  int32_t stride[2], dilation[2], pad_begin[2], pad_end[2];
+  double *taps; /* (groups, size[0] * size[1], rows, cols), from the arena of the call */
 } qb_kernel;
 
 /* Copies the weight difference a - b (b may be NULL: just a) of layer `linear` into a kernel; exact up to one rounding
  * to double per entry. `a` and `b` are float32 arrays in the weight's layout (ConvTranspose is not supported here:
  * returns QB_ERROR_UNSUPPORTED). */
-QB_MUST_CHECK qb_status qb_kernel_create(const qb_graph *graph, const qb_linear *linear, const float *a,
-                                         const float *b, qb_arena *arena, qb_kernel *kernel, qb_error *error);
+QB_MUST_CHECK qb_status qb_kernel_create(const qb_graph *graph, const qb_linear *linear, const float *a, const float *b,
+                                         qb_arena *arena, qb_kernel *kernel, qb_error *error);
 
 /* The 1x1 identity on `channels` channels, as one group. */
 QB_MUST_CHECK qb_status qb_kernel_identity(int64_t channels, qb_arena *arena, qb_kernel *kernel, qb_error *error);
 
-/* Smallest torus side for the kernel on an input of side `n` along `axis`. */
+/* Smallest torus side on which no tap of an output inside the image wraps around to another pixel of an image of side
+ * `n`: n + max(d (k - 1), pads), not yet a multiple of the stride. 1 when the kernel is one tap without padding: its
+ * symbol does not depend on the frequency. */
 int64_t qb_kernel_torus_side(const qb_kernel *kernel, int axis, int64_t n);
 
 /* exp(2 pi i t / n) for t = 0..n-1. */
@@ -51,9 +53,8 @@ void qb_kernel_symbol(const qb_kernel *kernel, int32_t group, const qb_twiddles 
 
 /* A copy with rows and columns multiplied by positive factors: T1 K T2. `row_factor` (rows) and `column_factor`
  * (cols) may be NULL. One group only. Each entry is rounded once, which qb_kernel_symbol_error covers. */
-QB_MUST_CHECK qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor,
-                                        const double *column_factor, qb_arena *arena, qb_kernel *scaled,
-                                        qb_error *error);
+QB_MUST_CHECK qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, const double *column_factor,
+                                        qb_arena *arena, qb_kernel *scaled, qb_error *error);
 
 /* Upper bound on the Frobenius norm of any symbol: that of the matrix sum over taps |K|, the largest group's. */
 double qb_kernel_absolute_norm(const qb_kernel *kernel);

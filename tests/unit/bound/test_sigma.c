@@ -82,7 +82,11 @@ static dense dense_torus(const qb_kernel *k, const int64_t side[2]) {
 }
 
 static qb_kernel random_kernel(qb_rng *rng, int64_t rows, int64_t cols, int32_t h, int32_t w, int32_t stride) {
-  qb_kernel k = {.rows = rows, .cols = cols, .groups = 1, .size = {h, w}, .stride = {stride, stride},
+  qb_kernel k = {.rows = rows,
+                 .cols = cols,
+                 .groups = 1,
+                 .size = {h, w},
+                 .stride = {stride, stride},
                  .dilation = {1 + (int32_t)qb_rng_below(rng, 2), 1},
                  .pad_begin = {(int32_t)qb_rng_below(rng, 3), (int32_t)qb_rng_below(rng, 2)}};
   k.taps = calloc((size_t)(rows * cols * h * w), sizeof *k.taps);
@@ -123,7 +127,9 @@ static void joint_operator_matches_the_dense_operator(void **state) {
     qb_kernel inner = random_kernel(&rng, middle, in, 3, 1 + test % 3, stride);
     qb_kernel outer = random_kernel(&rng, out, middle, 1 + test % 3, 3, 1);
     qb_kernel skip = random_kernel(&rng, out, in, 1, 1, stride);
-    qb_sigma_problem problem = {.inner = &inner, .outer = &outer, .skip = test % 5 == 0 ? NULL : &skip,
+    qb_sigma_problem problem = {.inner = &inner,
+                                .outer = &outer,
+                                .skip = test % 5 == 0 ? NULL : &skip,
                                 .side = {stride * 4, stride * 3}};
     int64_t half[2] = {4, 3};
     dense a = dense_torus(&skip, problem.side), k1 = dense_torus(&inner, problem.side);
@@ -143,8 +149,14 @@ static void joint_operator_matches_the_dense_operator(void **state) {
 static void composed_kernel_needs_the_gated_crop(void **state) {
   (void)state;
   static double first[] = {-.153, .274, -.095}, second[] = {.621, 1.111, .808};
-  qb_kernel inner = {.rows = 1, .cols = 1, .groups = 1, .size = {1, 3}, .stride = {1, 1}, .dilation = {1, 1},
-                     .pad_begin = {0, 1}, .taps = first};
+  qb_kernel inner = {.rows = 1,
+                     .cols = 1,
+                     .groups = 1,
+                     .size = {1, 3},
+                     .stride = {1, 1},
+                     .dilation = {1, 1},
+                     .pad_begin = {0, 1},
+                     .taps = first};
   qb_kernel outer = inner;
   outer.taps = second;
   qb_sigma_problem joint = {.inner = &inner, .outer = &outer, .side = {1, 5}};
@@ -168,7 +180,7 @@ static void composed_kernel_needs_the_gated_crop(void **state) {
     exact = fmax(exact, dense_norm(&c, &rng));
     free(a.at), free(b.at), free(c.at);
   }
-  double composed = 2 * half; /* norm of the composed kernel on the torus */
+  double composed = 2 * half;    /* norm of the composed kernel on the torus */
   assert_true(exact > composed); /* so the composed kernel alone would be unsound */
   assert_true(exact <= half + s1 * s2 / 2);
 }
