@@ -34,11 +34,22 @@ static geometry layer_geometry(const qb_graph *graph, const qb_linear *linear) {
   return g;
 }
 
-/* The weights of one group as doubles, plus - minus. */
-static void copy_group(const qb_linear *linear, const float *plus, const float *minus, int64_t group, double *w) {
+/* The matrix plus - minus, or |plus - minus|. */
+typedef struct difference {
+  const float *plus, *minus; /* either may be NULL: zero */
+  bool absolute;
+} difference;
+
+static double entry(const difference *d, int64_t at) {
+  double value = (d->plus == NULL ? 0.0 : (double)d->plus[at]) - (d->minus == NULL ? 0.0 : (double)d->minus[at]);
+  return d->absolute ? fabs(value) : value;
+}
+
+/* The weights of one group as doubles. */
+static void copy_group(const qb_linear *linear, const difference *weights, int64_t group, double *w) {
   int64_t rows = linear->out_channels / linear->group, count = rows * linear->row_length, at = group * count;
   for (int64_t i = 0; i < count; i++)
-    w[i] = (double)plus[at + i] - (minus == NULL ? 0.0 : (double)minus[at + i]);
+    w[i] = entry(weights, at + i);
 }
 
 /* columns (channels * taps, output positions) of one group. */
@@ -60,8 +71,8 @@ static void unfold(const geometry *g, int64_t channels, const double *x, double 
       }
 }
 
-static qb_status apply_conv(const geometry *g, const qb_linear *linear, const float *plus, const float *minus,
-                            const double *x, double *y, qb_arena *arena, qb_error *error) {
+static qb_status apply_conv(const geometry *g, const qb_linear *linear, const difference *weights, const double *x,
+                            double *y, qb_arena *arena, qb_error *error) {
   int64_t rows = linear->out_channels / linear->group, channels = linear->in_channels / linear->group;
   int64_t inner = linear->row_length, area = g->height[1] * g->width[1], input_area = g->height[0] * g->width[0];
   double *w = qb_arena_alloc(arena, (size_t)(rows * inner), sizeof *w);
@@ -69,7 +80,7 @@ static qb_status apply_conv(const geometry *g, const qb_linear *linear, const fl
   if (w == NULL || columns == NULL)
     return qb_fail_memory(error, "layer in double", (size_t)(inner * area) * sizeof *columns);
   for (int64_t group = 0; group < linear->group; group++) {
-    copy_group(linear, plus, minus, group, w);
+    copy_group(linear, weights, group, w);
     unfold(g, channels, x + group * channels * input_area, columns);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)area, (int)inner, 1, w, (int)inner, columns,
                 (int)area, 0, y + group * rows * area, (int)area);
@@ -77,21 +88,21 @@ static qb_status apply_conv(const geometry *g, const qb_linear *linear, const fl
   return QB_OK;
 }
 
-static qb_status apply_matrix(const geometry *g, const qb_linear *linear, const float *plus, const float *minus,
-                              const double *x, double *y, qb_arena *arena, qb_error *error) {
+static qb_status apply_matrix(const geometry *g, const qb_linear *linear, const difference *weights, const double *x,
+                              double *y, qb_arena *arena, qb_error *error) {
   int64_t rows = linear->out_channels, cols = linear->in_channels;
   double *w = qb_arena_alloc(arena, (size_t)(rows * cols), sizeof *w);
   if (w == NULL)
     return qb_fail_memory(error, "layer in double", (size_t)(rows * cols) * sizeof *w);
-  copy_group(linear, plus, minus, 0, w);
+  copy_group(linear, weights, 0, w);
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)g->positions, (int)rows, (int)cols, 1, x, (int)cols, w,
               (int)cols, 0, y, (int)rows);
   return QB_OK;
 }
 
 /* Scatter form: weight (IC, OC/G, KH, KW). */
-static void apply_transpose(const geometry *g, const qb_linear *linear, const float *plus, const float *minus,
-                            const double *x, double *y) {
+static void apply_transpose(const geometry *g, const qb_linear *linear, const difference *weights, const double *x,
+                            double *y) {
   const qb_window *win = &g->window;
   int64_t per_group = linear->out_channels / linear->group, in_per_group = linear->in_channels / linear->group;
   memset(y, 0, (size_t)(g->channels[1] * g->height[1] * g->width[1]) * sizeof *y);
@@ -100,7 +111,7 @@ static void apply_transpose(const geometry *g, const qb_linear *linear, const fl
       for (int64_t a = 0; a < win->kernel[0]; a++)
         for (int64_t b = 0; b < win->kernel[1]; b++) {
           int64_t at = ((i * per_group + o) * win->kernel[0] + a) * win->kernel[1] + b;
-          double w = (double)plus[at] - (minus == NULL ? 0.0 : (double)minus[at]);
+          double w = entry(weights, at);
           int64_t channel = i / in_per_group * per_group + o;
           for (int64_t u = 0; u < g->height[0]; u++)
             for (int64_t v = 0; v < g->width[0]; v++) {
@@ -112,19 +123,18 @@ static void apply_transpose(const geometry *g, const qb_linear *linear, const fl
         }
 }
 
-static void add_bias(const geometry *g, bool is_conv, const float *plus, const float *minus, double *y) {
+static void add_bias(const geometry *g, bool is_conv, const difference *bias, double *y) {
   int64_t channels = g->channels[1], area = is_conv ? g->height[1] * g->width[1] : 1;
   for (int64_t p = 0; p < g->positions; p++)
     for (int64_t c = 0; c < channels; c++) {
-      double bias = (plus == NULL ? 0.0 : (double)plus[c]) - (minus == NULL ? 0.0 : (double)minus[c]);
+      double shift = entry(bias, c);
       for (int64_t i = 0; i < area; i++)
-        y[(p * channels + c) * area + i] += bias;
+        y[(p * channels + c) * area + i] += shift;
     }
 }
 
-qb_status qb_affine_apply(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
-                          const float *bias_plus, const float *bias_minus, const double *x, double *y, qb_arena *arena,
-                          qb_error *error) {
+static qb_status apply(const qb_graph *graph, const qb_linear *linear, const difference *weights,
+                       const difference *bias, const double *x, double *y, qb_arena *arena, qb_error *error) {
   geometry g = layer_geometry(graph, linear);
   qb_op op = graph->nodes[linear->node].op;
   qb_arena_mark mark = qb_arena_get_mark(arena);
@@ -132,16 +142,30 @@ qb_status qb_affine_apply(const qb_graph *graph, const qb_linear *linear, const 
   int threads = openblas_get_num_threads();
   openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
   if (op == QB_OP_CONV)
-    status = apply_conv(&g, linear, plus, minus, x, y, arena, error);
+    status = apply_conv(&g, linear, weights, x, y, arena, error);
   else if (op == QB_OP_CONV_TRANSPOSE)
-    apply_transpose(&g, linear, plus, minus, x, y);
+    apply_transpose(&g, linear, weights, x, y);
   else
-    status = apply_matrix(&g, linear, plus, minus, x, y, arena, error);
+    status = apply_matrix(&g, linear, weights, x, y, arena, error);
   openblas_set_num_threads(threads);
   qb_arena_rewind(arena, mark);
-  if (status == QB_OK && (bias_plus != NULL || bias_minus != NULL))
-    add_bias(&g, op == QB_OP_CONV || op == QB_OP_CONV_TRANSPOSE, bias_plus, bias_minus, y);
+  if (status == QB_OK && (bias->plus != NULL || bias->minus != NULL))
+    add_bias(&g, op == QB_OP_CONV || op == QB_OP_CONV_TRANSPOSE, bias, y);
   return status;
+}
+
+qb_status qb_affine_apply(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
+                          const float *bias_plus, const float *bias_minus, const double *x, double *y, qb_arena *arena,
+                          qb_error *error) {
+  difference weights = {plus, minus, false}, bias = {bias_plus, bias_minus, false};
+  return apply(graph, linear, &weights, &bias, x, y, arena, error);
+}
+
+qb_status qb_affine_apply_absolute(const qb_graph *graph, const qb_linear *linear, const float *plus,
+                                   const float *minus, const float *bias_plus, const float *bias_minus, const double *x,
+                                   double *y, qb_arena *arena, qb_error *error) {
+  difference weights = {plus, minus, true}, bias = {bias_plus, bias_minus, true};
+  return apply(graph, linear, &weights, &bias, x, y, arena, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ sums */

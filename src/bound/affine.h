@@ -14,6 +14,12 @@ QB_MUST_CHECK qb_status qb_affine_apply(const qb_graph *graph, const qb_linear *
                                         const float *minus, const float *bias_plus, const float *bias_minus,
                                         const double *x, double *y, qb_arena *arena, qb_error *error);
 
+/* y = |plus - minus| x + |bias_plus - bias_minus|, otherwise the same. For radii: x >= 0 gives y within
+ * (1 +- (row_length + 4) 2^-53) of the truth. */
+QB_MUST_CHECK qb_status qb_affine_apply_absolute(const qb_graph *graph, const qb_linear *linear, const float *plus,
+                                                 const float *minus, const float *bias_plus, const float *bias_minus,
+                                                 const double *x, double *y, qb_arena *arena, qb_error *error);
+
 /* Upper bound on the l2 norm of (computed y - exact y) for |x_i| <= x_max: gamma_{n+4} (r max|x| + max|b|) sqrt(N),
  * with r the largest row sum of |plus| + |minus| and N the number of output elements. */
 double qb_affine_rounding(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,

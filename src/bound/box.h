@@ -1,0 +1,39 @@
+/* Intervals for both networks and for their signed difference around an input box (theory section 3.3).
+ *
+ * Per tensor element three intervals: x of the original network, x' of the quantized one, and d = x' - x. The
+ * difference is propagated on its own, so a box of radius 0 encloses the exact difference to rounding, and each of
+ * the three tightens the others. Everything is rounded outwards. */
+#ifndef QB_BOUND_BOX_H
+#define QB_BOUND_BOX_H
+
+#include "bound/bound.h"
+
+typedef struct qb_interval {
+  double *lo, *hi; /* (elements) */
+} qb_interval;
+
+enum { QB_TRACK_ORIGINAL, QB_TRACK_QUANTIZED, QB_TRACK_DIFFERENCE, QB_TRACK_COUNT };
+
+/* The intervals of one tensor. */
+typedef struct qb_box_state {
+  int64_t count;
+  qb_interval track[QB_TRACK_COUNT];
+} qb_box_state;
+
+typedef struct qb_box_result {
+  qb_box_state *states; /* by value id of the quantized graph; empty for constants and dead values */
+  qb_arena arena;       /* owns the arrays */
+  bool applies;
+  char why[200]; /* the node without a rule when it does not apply */
+} qb_box_result;
+
+/* Propagates the domain through the pair. An operator without a rule is "not applicable", not an error.
+ * QB_ERROR_MEMORY. Release with qb_box_result_free in every case. */
+QB_MUST_CHECK qb_status qb_bound_box(const qb_pair *pair, const qb_domain *domain, qb_box_result *result,
+                                     qb_error *error);
+void qb_box_result_free(qb_box_result *result);
+
+/* Makes the three intervals of element i consistent: x' = x + d, each way round, outwards. */
+void qb_box_meet(qb_box_state *state, int64_t i);
+
+#endif
