@@ -1,0 +1,137 @@
+/* Linear layers in the l2 domain: certified norms, the change at the centre, and the largest single output. */
+#include <float.h>
+
+#include "base/error.h"
+#include "bound/affine.h"
+#include "bound/spectral_internal.h"
+
+/* ||v||_2 rounded up. */
+static double norm_up(const double *v, int64_t count) {
+  double square = 0;
+  for (int64_t i = 0; i < count; i++)
+    square += v[i] * v[i];
+  return sqrt(square) * (1 + ((double)count + 8) * DBL_EPSILON) + (double)count * DBL_MIN;
+}
+
+/* Certified norms of W, W' and dW; Schur's bound where there is no torus form. */
+static qb_status layer_norm(spectral *s, const qb_graph *graph, const qb_linear *linear, const float *plus,
+                            const float *minus, double *sigma) {
+  if (graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE) {
+    double row, column;
+    qb_affine_sums(graph, linear, plus, minus, &row, &column);
+    *sigma = root_up(multiply_up(row, column));
+    return QB_OK;
+  }
+  qb_arena_mark mark = qb_arena_get_mark(&s->scratch);
+  qb_kernel kernel;
+  QB_TRY(qb_kernel_create(graph, linear, plus, minus, &s->scratch, &kernel, s->error));
+  const qb_shape *x = &graph->values[graph->nodes[linear->node].inputs[0]].shape;
+  qb_sigma_problem problem = {.inner = &kernel};
+  for (int axis = 0; axis < 2; axis++) {
+    int64_t n = graph->nodes[linear->node].op == QB_OP_CONV ? x->dims[2 + axis] : 1;
+    int64_t side = qb_kernel_torus_side(&kernel, axis, n), stride = kernel.stride[axis];
+    problem.side[axis] = (side + stride - 1) / stride * stride;
+  }
+  QB_TRY(qb_sigma_bound(&problem, sigma, s->error));
+  qb_arena_rewind(&s->scratch, mark);
+  return QB_OK;
+}
+
+/* l2 norm of row o of plus - minus (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole matrix. */
+static double row_norm(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
+                       int64_t o) {
+  bool whole = graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE;
+  int64_t rows = linear->out_channels, length = linear->row_length;
+  int64_t first = whole ? 0 : o * length;
+  int64_t count = whole ? rows * length : length;
+  double square = 0;
+  for (int64_t i = first; i < first + count; i++) {
+    double w = (double)plus[i] - (minus == NULL ? 0.0 : (double)minus[i]);
+    square += w * w;
+  }
+  return sqrt(square) * (1 + ((double)count + 8) * DBL_EPSILON) + DBL_MIN;
+}
+
+typedef struct layer_pair {
+  const qb_graph *graph[2]; /* original, quantized */
+  qb_linear linear[2];
+  const float *weight[2], *bias[2];
+} layer_pair;
+
+static bool load_layer(const spectral_call *call, layer_pair *l) {
+  const qb_pair *pair = call->s->pair;
+  qb_node_id ids[2] = {pair->partner[call->id], call->id};
+  for (int i = 0; i < 2; i++) {
+    l->graph[i] = i == 0 ? pair->original : pair->quantized;
+    if (!qb_graph_linear(l->graph[i], ids[i], &l->linear[i]))
+      return false;
+    l->weight[i] = spectral_constant(l->graph[i], l->linear[i].weight);
+    l->bias[i] = spectral_constant(l->graph[i], l->linear[i].bias);
+  }
+  return true;
+}
+
+/* Largest |difference| of output channel o. */
+static double channel_peak(const spectral_call *call, const double *difference, int64_t channels, int64_t o) {
+  bool is_conv = call->node->op == QB_OP_CONV || call->node->op == QB_OP_CONV_TRANSPOSE;
+  int64_t count = call->outputs / channels, step = is_conv ? 1 : channels;
+  const double *first = difference + (is_conv ? o * count : o);
+  double peak = 0;
+  for (int64_t i = 0; i < count; i++)
+    peak = fmax(peak, fabs(first[i * step]));
+  return peak;
+}
+
+/* max over rows of ||w'_o|| e + |(dW c + db)_o| + ||dw_o|| H: the largest single output difference. */
+static double layer_peak(const spectral_call *call, const layer_pair *l, const double *difference, double rounding) {
+  int64_t channels = l->linear[0].out_channels;
+  double peak = 0;
+  for (int64_t o = 0; o < channels; o++) {
+    double here = add_up(channel_peak(call, difference, channels, o), rounding);
+    double moved = multiply_up(row_norm(l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
+    double spread = multiply_up(row_norm(l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o), call->x->spread);
+    peak = fmax(peak, add_up(add_up(moved, spread), here));
+  }
+  return peak;
+}
+
+static qb_status linear_norms(spectral_call *call, const layer_pair *l, qb_spectral_layer *norms) {
+  spectral *s = call->s;
+  QB_TRY(layer_norm(s, l->graph[0], &l->linear[0], l->weight[0], NULL, &norms->sigma));
+  QB_TRY(layer_norm(s, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], &norms->sigma_difference));
+  if (norms->sigma_difference == 0) {
+    norms->sigma_quantized = norms->sigma;
+    return QB_OK;
+  }
+  return layer_norm(s, l->graph[1], &l->linear[1], l->weight[1], NULL, &norms->sigma_quantized);
+}
+
+qb_status spectral_linear(spectral_call *call) {
+  spectral *s = call->s;
+  layer_pair l;
+  if (!load_layer(call, &l)) {
+    spectral_refuse(call, "the weight is not a constant");
+    return QB_OK;
+  }
+  qb_spectral_layer *norms = &s->result->layers[call->id];
+  QB_TRY(linear_norms(call, &l, norms));
+
+  double *difference = qb_arena_alloc(&s->scratch, (size_t)call->outputs, sizeof *difference);
+  if (difference == NULL)
+    return qb_fail_memory(s->error, call->node->name, (size_t)call->outputs * sizeof *difference);
+  QB_TRY(qb_affine_apply(l.graph[0], &l.linear[0], l.weight[0], NULL, l.bias[0], NULL, call->c, call->d, &s->scratch,
+                         s->error));
+  QB_TRY(qb_affine_apply(l.graph[0], &l.linear[0], l.weight[0], l.weight[1], l.bias[0], l.bias[1], call->c, difference,
+                         &s->scratch, s->error));
+  double size = largest_entry(call->c, call->inputs);
+  double drift = qb_affine_rounding(l.graph[0], &l.linear[0], l.weight[0], NULL, l.bias[0], NULL, size);
+  double rounding = qb_affine_rounding(l.graph[0], &l.linear[0], l.weight[0], l.weight[1], l.bias[0], l.bias[1], size);
+
+  double at_centre = add_up(norm_up(difference, call->outputs), rounding);
+  double injection = add_up(at_centre, multiply_up(norms->sigma_difference, call->x->spread));
+  s->terms[call->id] = (spectral_terms){.drift = drift, .injection = injection};
+  call->y->spread = add_up(multiply_up(norms->sigma, call->x->spread), drift);
+  call->y->error = add_up(multiply_up(norms->sigma_quantized, call->x->error), injection);
+  call->y->peak = layer_peak(call, &l, difference, rounding);
+  return QB_OK;
+}
