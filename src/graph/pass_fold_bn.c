@@ -119,12 +119,33 @@ typedef struct new_layer {
   double *sum; /* (OC) scratch: W t */
 } new_layer;
 
+enum { LANES = 8 }; /* independent maxima, so that the compiler may use vectors */
+
+/* out = float32(scale * w) for a run of weights with one scale. */
+static void scale_run(bn_fold *fold, const float *w, int64_t count, double scale, float *out) {
+  double largest[LANES] = {0};
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES)
+    for (int lane = 0; lane < LANES; lane++) {
+      double exact = (double)w[i + lane] * scale;
+      float rounded = (float)exact;
+      double change = exact == 0 ? 0 : fabs((double)rounded - exact) / fabs(exact);
+      largest[lane] = change > largest[lane] ? change : largest[lane];
+      out[i + lane] = rounded;
+    }
+  for (; i < count; i++)
+    out[i] = round_weight(fold, (double)w[i] * scale);
+  for (int lane = 0; lane < LANES; lane++)
+    fold->change = fmax(fold->change, largest[lane]);
+}
+
 static void scale_back(bn_fold *fold, const qb_linear *linear, new_layer *layer) {
   const qb_value *weight = &fold->graph->values[linear->weight];
   const float *w = qb_view_f32(&weight->constant);
   int64_t count = (int64_t)qb_shape_elements(&weight->shape);
-  for (int64_t i = 0; i < count; i++)
-    layer->weight[i] = round_weight(fold, (double)w[i] * fold->scale[output_channel(linear, &weight->shape, i)]);
+  int64_t run = linear->channel_axis == 0 ? linear->row_length : linear->kernel_area;
+  for (int64_t i = 0; i < count; i += run)
+    scale_run(fold, w + i, run, fold->scale[output_channel(linear, &weight->shape, i)], layer->weight + i);
   const float *b = linear->bias == QB_NONE ? NULL : qb_view_f32(&fold->graph->values[linear->bias].constant);
   for (int64_t o = 0; o < linear->out_channels; o++)
     layer->bias[o] = round_weight(fold, (b == NULL ? 0 : (double)b[o] * fold->scale[o]) + fold->shift[o]);
@@ -133,11 +154,12 @@ static void scale_back(bn_fold *fold, const qb_linear *linear, new_layer *layer)
 static void scale_forward(bn_fold *fold, const qb_linear *linear, new_layer *layer) {
   const qb_value *weight = &fold->graph->values[linear->weight];
   const float *w = qb_view_f32(&weight->constant);
-  int64_t count = (int64_t)qb_shape_elements(&weight->shape);
-  for (int64_t i = 0; i < count; i++) {
+  int64_t count = (int64_t)qb_shape_elements(&weight->shape), run = linear->kernel_area;
+  for (int64_t i = 0; i < count; i += run) {
     int64_t channel = input_channel(linear, &weight->shape, i);
-    layer->weight[i] = round_weight(fold, (double)w[i] * fold->scale[channel]);
-    layer->sum[i / linear->row_length] += (double)w[i] * fold->shift[channel];
+    scale_run(fold, w + i, run, fold->scale[channel], layer->weight + i);
+    for (int64_t k = 0; k < run; k++)
+      layer->sum[i / linear->row_length] += (double)w[i + k] * fold->shift[channel];
   }
   const float *b = linear->bias == QB_NONE ? NULL : qb_view_f32(&fold->graph->values[linear->bias].constant);
   for (int64_t o = 0; o < linear->out_channels; o++)

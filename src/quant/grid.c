@@ -4,14 +4,25 @@
 #include <float.h>
 #include <math.h>
 
-float qb_grid_value(const qb_grid *grid, int32_t code) { return grid->scale * (float)(code - grid->zero_point); }
+/* Independent partial results in a fixed order: the compiler may use vectors without changing the outcome. */
+enum { LANES = 8 };
 
-static int32_t clip_code(const qb_grid *grid, double code) { return (int32_t)fmin(fmax(code, grid->lo), grid->hi); }
+static int32_t clip_code(const qb_grid *grid, double code) {
+  double lo = grid->lo, hi = grid->hi;
+  code = code < lo ? lo : code;
+  return (int32_t)(code > hi ? hi : code);
+}
 
 /* The quotient of two float32 numbers in double has a tie only where the real quotient has one: a nearer quotient
  * differs from (k + 1/2), k below 2^17, by more than 2^-42 of it. */
 int32_t qb_grid_nearest(const qb_grid *grid, float weight) {
   return clip_code(grid, rint((double)weight / (double)grid->scale) + grid->zero_point);
+}
+
+void qb_grid_nearest_run(const qb_grid *grid, const float *weights, size_t count, int32_t *codes) {
+  qb_grid local = *grid; /* the compiler then knows that writing codes does not change it */
+  for (size_t i = 0; i < count; i++)
+    codes[i] = qb_grid_nearest(&local, weights[i]);
 }
 
 int32_t qb_grid_stochastic(const qb_grid *grid, float weight, qb_rng *rng) {
@@ -28,23 +39,31 @@ void qb_grid_keep_finite(qb_grid *grid) {
 }
 
 qb_range qb_slice_range(const qb_slice *slice) {
-  qb_range range = {0, 0};
+  float lo[LANES] = {0}, hi[LANES] = {0};
   for (size_t r = 0; r < slice->runs; r++) {
     const float *run = slice->data + r * slice->stride;
-    for (size_t i = 0; i < slice->length; i++) {
-      range.lo = run[i] < range.lo ? run[i] : range.lo;
-      range.hi = run[i] > range.hi ? run[i] : range.hi;
+    size_t i = 0;
+    for (; i + LANES <= slice->length; i += LANES)
+      for (size_t lane = 0; lane < LANES; lane++) {
+        lo[lane] = run[i + lane] < lo[lane] ? run[i + lane] : lo[lane];
+        hi[lane] = run[i + lane] > hi[lane] ? run[i + lane] : hi[lane];
+      }
+    for (; i < slice->length; i++) {
+      lo[0] = run[i] < lo[0] ? run[i] : lo[0];
+      hi[0] = run[i] > hi[0] ? run[i] : hi[0];
     }
   }
+  qb_range range = {lo[0], hi[0]};
+  for (size_t lane = 1; lane < LANES; lane++)
+    range = (qb_range){fminf(range.lo, lo[lane]), fmaxf(range.hi, hi[lane])};
   return range;
 }
 
 /* ---------------------------------------------------------------------------------------------- square error */
 
-enum { LANES = 8, BLOCK = 1024 };
+enum { BLOCK = 1024 };
 
-/* Sum of squared errors of `count` weights in a fixed order (LANES partial sums), so that the compiler may use vectors
- * without changing the result. The value is kept in double here: its last rounding is far below the error. */
+/* Sum of squared errors of `count` weights. The value is kept in double: its last rounding is far below the error. */
 static double run_error(const qb_grid *grid, const float *weights, size_t count) {
   double scale = (double)grid->scale, lo = grid->lo - grid->zero_point, hi = grid->hi - grid->zero_point;
   double sums[LANES] = {0};

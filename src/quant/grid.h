@@ -34,10 +34,15 @@ typedef struct qb_range {
 qb_range qb_slice_range(const qb_slice *slice);
 
 /* The float32 value of a code: the difference is exact, the product is rounded once. */
-float qb_grid_value(const qb_grid *grid, int32_t code);
+static inline float qb_grid_value(const qb_grid *grid, int32_t code) {
+  return grid->scale * (float)(code - grid->zero_point);
+}
 
 /* The code nearest to `weight`, clipped to [lo, hi]; ties go to the even quotient, as ONNX QuantizeLinear rounds. */
 int32_t qb_grid_nearest(const qb_grid *grid, float weight);
+
+/* qb_grid_nearest of `count` weights. */
+void qb_grid_nearest_run(const qb_grid *grid, const float *weights, size_t count, int32_t *codes);
 
 /* Rounds weight / scale down or up at random so that the mean is weight / scale, then clips. A `weight` on the grid
  * stays. */

@@ -60,23 +60,30 @@ static qb_dtype carrier(int32_t bits, bool is_signed) {
   return is_signed ? QB_DTYPE_I16 : QB_DTYPE_U16;
 }
 
-static void store(void *data, qb_dtype dtype, size_t i, int32_t code) {
-  switch (dtype) {
-  case QB_DTYPE_I8: ((int8_t *)data)[i] = (int8_t)code; break;
-  case QB_DTYPE_U8: ((uint8_t *)data)[i] = (uint8_t)code; break;
-  case QB_DTYPE_I16: ((int16_t *)data)[i] = (int16_t)code; break;
-  default: ((uint16_t *)data)[i] = (uint16_t)code; break;
-  }
+/* Narrows codes to their carrier, one loop per type. */
+static void store(const int32_t *codes, size_t count, qb_dtype dtype, void *data) {
+  int8_t *narrow = data;
+  uint8_t *narrow_unsigned = data;
+  int16_t *wide = data;
+  uint16_t *wide_unsigned = data;
+  for (size_t i = 0; i < count && dtype == QB_DTYPE_I8; i++)
+    narrow[i] = (int8_t)codes[i];
+  for (size_t i = 0; i < count && dtype == QB_DTYPE_U8; i++)
+    narrow_unsigned[i] = (uint8_t)codes[i];
+  for (size_t i = 0; i < count && dtype == QB_DTYPE_I16; i++)
+    wide[i] = (int16_t)codes[i];
+  for (size_t i = 0; i < count && dtype == QB_DTYPE_U16; i++)
+    wide_unsigned[i] = (uint16_t)codes[i];
 }
 
-static void fill_values(const qb_layer_codes *layer, float *values, void *packed, qb_dtype dtype) {
+static void fill_values(const qb_layer_codes *layer, float *values) {
   const qb_cut *cut = &layer->cut;
-  for (size_t o = 0, i = 0; o < cut->outer; o++)
-    for (size_t part = 0; part < cut->count; part++)
-      for (size_t k = 0; k < cut->inner; k++, i++) {
-        values[i] = qb_grid_value(&layer->grids[part], layer->codes[i]);
-        store(packed, dtype, i, layer->codes[i]);
-      }
+  for (size_t run = 0; run < cut->outer * cut->count; run++) {
+    qb_grid grid = layer->grids[run % cut->count];
+    const int32_t *codes = layer->codes + run * cut->inner;
+    for (size_t i = 0; i < cut->inner; i++)
+      values[run * cut->inner + i] = qb_grid_value(&grid, codes[i]);
+  }
 }
 
 qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_value_id weight, qb_error *error) {
@@ -97,7 +104,8 @@ qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_
     scale[part] = layer->grids[part].scale;
     zero_point[part] = layer->grids[part].zero_point;
   }
-  fill_values(layer, values, packed, dtype);
+  fill_values(layer, values);
+  store(layer->codes, elements, dtype, packed);
   *codes = (qb_codes){.bits = layer->bits,
                       .is_signed = layer->is_signed,
                       .axis = cut->axis,

@@ -175,29 +175,46 @@ static void choose_codes(qb_layer_codes *codes, const float *weights, const qb_q
   qb_rng rng;
   qb_rng_seed(&rng, settings->seed, (uint64_t)layer);
   const qb_cut *cut = &codes->cut;
-  for (size_t o = 0, i = 0; o < cut->outer; o++)
-    for (size_t part = 0; part < cut->count; part++)
-      for (size_t k = 0; k < cut->inner; k++, i++)
-        codes->codes[i] = settings->scheme == QB_SCHEME_STOCHASTIC
-                              ? qb_grid_stochastic(&codes->grids[part], weights[i], &rng)
-                              : qb_grid_nearest(&codes->grids[part], weights[i]);
+  for (size_t run = 0; run < cut->outer * cut->count; run++) {
+    const qb_grid *grid = &codes->grids[run % cut->count];
+    const float *from = weights + run * cut->inner;
+    int32_t *to = codes->codes + run * cut->inner;
+    if (settings->scheme != QB_SCHEME_STOCHASTIC)
+      qb_grid_nearest_run(grid, from, cut->inner, to);
+    else
+      for (size_t i = 0; i < cut->inner; i++)
+        to[i] = qb_grid_stochastic(grid, from[i], &rng);
+  }
 }
 
 /* |a - b|, rounded up by one step where a double cannot hold the difference of two float32 numbers (TwoDiff, Knuth). */
-static double distance(double a, double b) {
+static inline double distance(double a, double b) {
   double difference = a - b, virtual_b = a - difference, virtual_a = difference + virtual_b;
-  double lost = (a - virtual_a) + (virtual_b - b);
-  return lost == 0 ? fabs(difference) : nextafter(fabs(difference), INFINITY);
+  double lost = (a - virtual_a) + (virtual_b - b), size = fabs(difference);
+  return lost == 0 ? size : size * (1 + 0x1p-52); /* both are at least 2^-149: no underflow */
 }
 
+enum { LANES = 8 }; /* partial results in a fixed order, so that the compiler may use vectors */
+
 static void compare_weights(const float *before, const float *after, qb_quantize_layer *layer) {
-  double largest = 0, sum = 0;
-  for (int64_t i = 0; i < layer->weights; i++) {
-    double difference = distance((double)after[i], (double)before[i]);
-    largest = fmax(largest, difference);
-    sum += difference * difference;
+  double largest[LANES] = {0}, sums[LANES] = {0}, delta = 0, sum = 0;
+  int64_t i = 0;
+  for (; i + LANES <= layer->weights; i += LANES)
+    for (int lane = 0; lane < LANES; lane++) {
+      double moved = distance((double)after[i + lane], (double)before[i + lane]);
+      largest[lane] = moved > largest[lane] ? moved : largest[lane];
+      sums[lane] += moved * moved;
+    }
+  for (; i < layer->weights; i++) {
+    double moved = distance((double)after[i], (double)before[i]);
+    largest[0] = fmax(largest[0], moved);
+    sums[0] += moved * moved;
   }
-  layer->delta = largest;
+  for (int lane = 0; lane < LANES; lane++) {
+    delta = fmax(delta, largest[lane]);
+    sum += sums[lane];
+  }
+  layer->delta = delta;
   layer->mean_square = layer->weights > 0 ? sum / (double)layer->weights : 0;
 }
 
