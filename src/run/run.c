@@ -147,8 +147,6 @@ static qb_status check_settings(const qb_graph *graph, const qb_run_settings *se
                    MAX_THREADS);
   if (settings->engine != QB_ENGINE_ONEDNN && settings->engine != QB_ENGINE_REFERENCE)
     return qb_fail(error, QB_ERROR_ARGUMENT, "unknown engine %d", (int)settings->engine);
-  if (settings->engine == QB_ENGINE_ONEDNN)
-    return qb_fail(error, QB_ERROR_UNSUPPORTED, "the oneDNN engine is not part of this build");
   if (settings->radius && settings->engine != QB_ENGINE_REFERENCE)
     return qb_fail(error, QB_ERROR_ARGUMENT, "rounding radii need the reference engine");
   for (int32_t i = 0; i < settings->keep_count; i++)
@@ -190,7 +188,7 @@ qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, 
   qb_run *made = qb_alloc(1, sizeof *made);
   if (made == NULL)
     return qb_fail_memory(error, "executor", sizeof *made);
-  made->table = &qb_reference_engine;
+  made->table = settings->engine == QB_ENGINE_REFERENCE ? &qb_reference_engine : &qb_onednn_engine;
   made->graph = graph;
   made->batch = settings->batch;
   qb_status status = made->table->create(graph, &resolved, &made->engine, error);

@@ -1,0 +1,281 @@
+/* The float32 engine on oneDNN: compiling a graph into steps and running them. With onednn_*.c the only code that sees
+ * oneDNN; written for the C API of 2.6.
+ *
+ * Convolutions use the direct algorithm (never Winograd, never a narrower type), because error bounds rely on sums of
+ * products. Weights are reordered once; activations stay in the layout that a layer wrote until another needs a
+ * different one; inputs, outputs and kept values are row-major. */
+#include "run/onednn.h"
+
+#include <omp.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#ifdef __FAST_MATH__
+#error "qbound needs IEEE arithmetic: build without -ffast-math"
+#endif
+
+/* ------------------------------------------------------------------------------------------------------- building */
+
+static bool is_reshape(qb_op op) {
+  switch (op) {
+  case QB_OP_FLATTEN:
+  case QB_OP_RESHAPE:
+  case QB_OP_SQUEEZE:
+  case QB_OP_UNSQUEEZE:
+  case QB_OP_IDENTITY:
+  case QB_OP_DROPOUT: return true;
+  default: return false;
+  }
+}
+
+static qb_status build_reshape(onednn_engine *engine, const qb_node *node, qb_error *error) {
+  qb_shape y = qb_run_shape(&engine->graph->values[node->output], engine->batch);
+  dnnl_memory_desc_t md = onednn_plain_md(&y);
+  int32_t plain;
+  QB_TRY(onednn_plain_value(engine, node->inputs[0], &plain, error));
+  return onednn_new_view(engine, plain, &md, &engine->value_place[node->output], error);
+}
+
+/* Our own loops, on row-major tensors unless the rule does not care. */
+static qb_status build_rule(onednn_engine *engine, const qb_node *node, qb_error *error) {
+  const qb_graph *graph = engine->graph;
+  plain_rule rule = qb_plain_rule(node->op);
+  int32_t places[STEP_ARGUMENTS];
+  if (rule == NULL)
+    return qb_fail(error, QB_ERROR_UNSUPPORTED, "%s: node '%s' (%s): oneDNN has no implementation of this shape",
+                   graph->name, node->name, qb_op_name(node->op));
+  qb_shape y = qb_run_shape(&graph->values[node->output], engine->batch);
+  dnnl_memory_desc_t md = onednn_plain_md(&y);
+  for (int32_t slot = 0; slot < node->input_count; slot++) {
+    const qb_value *value = qb_run_input(graph, node, slot);
+    places[slot] = QB_NONE;
+    if (value == NULL)
+      continue;
+    if (value->is_constant) {
+      dnnl_memory_desc_t constant = onednn_plain_md(&value->shape);
+      QB_TRY(onednn_new_fixed_place(engine, &constant, (void *)(uintptr_t)value->constant.data, false, &places[slot],
+                                    error));
+    } else if (slot == 0 && qb_plain_any_layout(graph, node)) {
+      places[slot] = engine->value_place[node->inputs[slot]];
+      md = engine->places[places[slot]].md;
+    } else {
+      QB_TRY(onednn_plain_value(engine, node->inputs[slot], &places[slot], error));
+    }
+  }
+  QB_TRY(onednn_new_buffer_place(engine, &md, &engine->value_place[node->output], error));
+  places[node->input_count] = engine->value_place[node->output];
+  return onednn_add_rule(engine, rule, node, places, node->input_count + 1, error);
+}
+
+/* A kept value gets row-major memory that nothing writes later; what is in the caller's input is copied. */
+static qb_status finish_value(onednn_engine *engine, qb_value_id id, qb_error *error) {
+  if (!engine->kept[id])
+    return QB_OK;
+  int32_t at;
+  QB_TRY(onednn_plain_value(engine, id, &at, error));
+  if (engine->places[at].kind != PLACE_BUFFER) {
+    int32_t from = at;
+    place copy = engine->places[from];
+    QB_TRY(onednn_new_buffer_place(engine, &copy.md, &at, error));
+    QB_TRY(onednn_copy(engine, from, at, error));
+  }
+  engine->kept_place[id] = at;
+  engine->buffers[engine->places[at].buffer].last = INT32_MAX;
+  return QB_OK;
+}
+
+static qb_status build_node(onednn_engine *engine, qb_node_id id, qb_error *error) {
+  const qb_node *node = &engine->graph->nodes[id];
+  bool supported = false;
+  if (is_reshape(node->op)) {
+    QB_TRY(build_reshape(engine, node, error));
+    return finish_value(engine, node->output, error);
+  }
+  if (node->op == QB_OP_CONV || node->op == QB_OP_CONV_TRANSPOSE) {
+    qb_chain chain = qb_fuse_chain(engine->graph, engine->kept, id);
+    int32_t fused = 0;
+    QB_TRY(onednn_build_layer(engine, &chain, &fused, &supported, error));
+    for (int32_t i = 0; i < fused && supported; i++)
+      engine->absorbed[chain.posts[i]] = true;
+    if (supported && fused > 0)
+      return finish_value(engine, engine->graph->nodes[chain.posts[fused - 1]].output, error);
+  } else {
+    QB_TRY(onednn_build_node(engine, node, &supported, error));
+  }
+  if (!supported)
+    QB_TRY(build_rule(engine, node, error));
+  return finish_value(engine, node->output, error);
+}
+
+static qb_status build_steps(onednn_engine *engine, qb_error *error) {
+  const qb_graph *graph = engine->graph;
+  qb_value_id input = graph->inputs[0];
+  qb_shape shape = qb_run_shape(&graph->values[input], engine->batch);
+  place from_caller = {.md = onednn_plain_md(&shape), .kind = PLACE_INPUT};
+  QB_TRY(onednn_new_place(engine, &from_caller, &engine->value_place[input], error));
+  QB_TRY(finish_value(engine, input, error));
+  for (qb_node_id n = 0; n < graph->node_count; n++)
+    if (!engine->absorbed[n])
+      QB_TRY(build_node(engine, n, error));
+  return QB_OK;
+}
+
+/* --------------------------------------------------------------------------------------------------------- memory */
+
+static void *place_pointer(const onednn_engine *engine, const place *p, const float *input) {
+  switch (p->kind) {
+  case PLACE_BUFFER: return engine->block + engine->buffers[p->buffer].offset;
+  case PLACE_INPUT: return (void *)(uintptr_t)input;
+  case PLACE_FIXED: return p->data;
+  case PLACE_SCRATCH: return engine->scratch;
+  }
+  return NULL;
+}
+
+static qb_status allocate(onednn_engine *engine, qb_error *error) {
+  size_t total;
+  QB_TRY(qb_plan_place(engine->buffers, engine->buffer_count, QB_ALIGNMENT, &total, error));
+  qb_shape input = qb_run_shape(&engine->graph->values[engine->graph->inputs[0]], engine->batch);
+  engine->block = qb_alloc(total, 1);
+  engine->scratch = qb_alloc(engine->scratch_size, 1);
+  engine->padded_input = qb_alloc(qb_shape_elements(&input), sizeof(float));
+  engine->execution = qb_alloc((size_t)engine->argument_count, sizeof *engine->execution);
+  if (engine->block == NULL || engine->scratch == NULL || engine->padded_input == NULL || engine->execution == NULL)
+    return qb_fail_memory(error, "activations", total + engine->scratch_size);
+  for (int32_t i = 0; i < engine->place_count; i++) {
+    place *p = &engine->places[i];
+    QB_TRY(onednn_check(dnnl_memory_create(&p->memory, &p->md, engine->device,
+                                           place_pointer(engine, p, engine->padded_input)),
+                        engine, "memory", error));
+  }
+  for (int32_t i = 0; i < engine->argument_count; i++)
+    if (engine->arguments[i].place != QB_NONE)
+      engine->execution[i] =
+          (dnnl_exec_arg_t){engine->arguments[i].name, engine->places[engine->arguments[i].place].memory};
+  return QB_OK;
+}
+
+static void onednn_destroy(void *state) {
+  onednn_engine *engine = state;
+  if (engine == NULL)
+    return;
+  for (int32_t i = 0; i < engine->step_count; i++)
+    dnnl_primitive_destroy(engine->steps[i].primitive);
+  for (int32_t i = 0; i < engine->place_count; i++) {
+    dnnl_memory_destroy(engine->places[i].memory);
+    if (engine->places[i].owned)
+      qb_free(engine->places[i].data);
+  }
+  dnnl_stream_destroy(engine->stream);
+  dnnl_engine_destroy(engine->device);
+  void *blocks[] = {engine->kept,      engine->value_place, engine->plain_place, engine->kept_place,  engine->absorbed,
+                    engine->places,    engine->steps,       engine->arguments,   engine->buffers,     engine->shared,
+                    engine->execution, engine->block,       engine->scratch,     engine->padded_input};
+  for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+    qb_free(blocks[i]);
+  qb_free(engine);
+}
+
+static qb_status prepare(onednn_engine *engine, const qb_run_settings *settings, qb_error *error) {
+  const qb_graph *graph = engine->graph;
+  size_t values = (size_t)graph->value_count;
+  engine->kept = qb_alloc(values, sizeof *engine->kept);
+  engine->value_place = qb_alloc(values, sizeof *engine->value_place);
+  engine->plain_place = qb_alloc(values, sizeof *engine->plain_place);
+  engine->kept_place = qb_alloc(values, sizeof *engine->kept_place);
+  engine->absorbed = qb_alloc((size_t)graph->node_count, sizeof *engine->absorbed);
+  if (engine->kept == NULL || engine->value_place == NULL || engine->plain_place == NULL ||
+      engine->kept_place == NULL || engine->absorbed == NULL)
+    return qb_fail_memory(error, "executor", values * sizeof *engine->value_place);
+  for (int32_t v = 0; v < graph->value_count; v++) {
+    engine->kept[v] = qb_run_is_kept(graph, settings, v);
+    engine->value_place[v] = engine->plain_place[v] = engine->kept_place[v] = QB_NONE;
+  }
+  QB_TRY(onednn_check(dnnl_engine_create(&engine->device, dnnl_cpu, 0), engine, "the CPU", error));
+  QB_TRY(onednn_check(dnnl_stream_create(&engine->stream, engine->device, dnnl_stream_default_flags), engine,
+                      "the CPU's stream", error));
+  QB_TRY(build_steps(engine, error));
+  return allocate(engine, error);
+}
+
+/* The library sizes work space by the number of threads at creation, so creation and calls set the same number. */
+static qb_status onednn_create(const qb_graph *graph, const qb_run_settings *settings, void **state, qb_error *error) {
+  onednn_engine *engine = qb_alloc(1, sizeof *engine);
+  if (engine == NULL)
+    return qb_fail_memory(error, "executor", sizeof *engine);
+  engine->graph = graph;
+  engine->batch = settings->batch;
+  engine->threads = settings->threads;
+  int threads = omp_get_max_threads();
+  omp_set_num_threads(engine->threads);
+  qb_status status = prepare(engine, settings, error);
+  omp_set_num_threads(threads);
+  if (status != QB_OK) {
+    onednn_destroy(engine);
+    return status;
+  }
+  *state = engine;
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------------- running */
+
+static void run_rule(const onednn_engine *engine, const step *s, const float *input) {
+  const float *in[QB_MAX_INPUTS] = {NULL};
+  const step_argument *arguments = &engine->arguments[s->first];
+  for (int32_t i = 0; i + 1 < s->count; i++)
+    if (arguments[i].place != QB_NONE)
+      in[i] = place_pointer(engine, &engine->places[arguments[i].place], input);
+  const place *y = &engine->places[arguments[s->count - 1].place];
+  s->rule(&(plain_call){.graph = engine->graph,
+                        .node = s->node,
+                        .batch = engine->batch,
+                        .in = in,
+                        .y = place_pointer(engine, y, input),
+                        .count = dnnl_memory_desc_get_size(&y->md) / sizeof(float)});
+}
+
+static qb_status run_steps(onednn_engine *engine, const float *input, qb_error *error) {
+  for (int32_t i = 0; i < engine->place_count; i++)
+    if (engine->places[i].kind == PLACE_INPUT)
+      QB_TRY(onednn_check(dnnl_memory_set_data_handle(engine->places[i].memory, (void *)(uintptr_t)input), engine,
+                          "input", error));
+  for (int32_t i = 0; i < engine->step_count; i++) {
+    const step *s = &engine->steps[i];
+    if (s->primitive == NULL)
+      run_rule(engine, s, input);
+    else
+      QB_TRY(onednn_check(dnnl_primitive_execute(s->primitive, engine->stream, s->count, &engine->execution[s->first]),
+                          engine, "running a primitive", error));
+  }
+  return onednn_check(dnnl_stream_wait(engine->stream), engine, "waiting", error);
+}
+
+static qb_status onednn_forward(void *state, const float *input, int32_t count, qb_error *error) {
+  onednn_engine *engine = state;
+  if (count < engine->batch) { /* the rest of the batch computes with zeros */
+    size_t sample = qb_shape_elements(&engine->graph->values[engine->graph->inputs[0]].shape);
+    memcpy(engine->padded_input, input, sample * (size_t)count * sizeof *input);
+    memset(engine->padded_input + sample * (size_t)count, 0, sample * (size_t)(engine->batch - count) * sizeof *input);
+    input = engine->padded_input;
+  }
+  int threads = omp_get_max_threads();
+  omp_set_num_threads(engine->threads);
+  qb_status status = run_steps(engine, input, error);
+  omp_set_num_threads(threads);
+  return status;
+}
+
+static const float *onednn_value(void *state, qb_value_id id) {
+  const onednn_engine *engine = state;
+  if (id < 0 || id >= engine->graph->value_count || engine->kept_place[id] == QB_NONE)
+    return NULL;
+  return place_pointer(engine, &engine->places[engine->kept_place[id]], NULL);
+}
+
+const qb_engine_table qb_onednn_engine = {.create = onednn_create,
+                                          .destroy = onednn_destroy,
+                                          .forward = onednn_forward,
+                                          .value = onednn_value};
