@@ -96,7 +96,9 @@ static qb_status find_shape(qb_dataset *dataset, qb_error *error) {
 
 static qb_status open_path(qb_dataset *dataset, const qb_dataset_settings *settings, qb_error *error) {
   struct stat status;
-  if (stat(dataset->path, &status) == 0 && S_ISDIR(status.st_mode))
+  if (qb_source_is_digits(dataset->path))
+    QB_TRY(qb_source_open_digits(dataset, error));
+  else if (stat(dataset->path, &status) == 0 && S_ISDIR(status.st_mode))
     QB_TRY(qb_source_open_folder(dataset, settings->labels, error));
   else
     QB_TRY(open_file(dataset, settings->labels, error));
@@ -176,6 +178,8 @@ static qb_status read_record(const qb_dataset *dataset, int64_t index, uint8_t *
   const uint8_t *data = buffer;
   if (records->memory != NULL)
     data = records->memory + offset;
+  else if (records->drawn)
+    qb_source_draw_digit(records, dataset->first + index, buffer);
   else
     QB_TRY(qb_file_read_at(records->descriptor, buffer, size, offset, dataset->path, error));
   qb_stored_sample stored = {records->dtype, records->shape, false, data, qb_dataset_name(dataset, index)};

@@ -42,6 +42,7 @@ typedef struct qb_dataset qb_dataset;
  *   *-images-idx3-ubyte[.gz]        labels from the file with labels-idx1 in place of images-idx3
  *   *.npy                           (N, ..) float32, float64 or uint8, C order; labels <stem>_labels.npy or labels.npy
  *   *.bin                           CIFAR-10: records of a label byte and 3x32x32 pixels
+ *   digits[:COUNT[:SEED]]           drawn by qbound, see digits.h; 10000 of seed 2 by default
  * Greyscale images become RGB; alpha is dropped; 16-bit PNG keeps the high byte. Images resize, arrays of real numbers
  * do not. QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_UNSUPPORTED name the file and what to do; QB_ERROR_ARGUMENT when skip
  * leaves nothing; QB_ERROR_SHAPE when the preprocessing does not fit the samples. */

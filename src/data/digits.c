@@ -121,8 +121,8 @@ static double distance(const drawing *d, point p) {
 
 /* ----------------------------------------------------------------------------------------------------- randomness */
 
-/* The class of a sample: blocks of ten samples are random permutations of the classes. */
-static int32_t draw_label(uint64_t seed, uint64_t index) {
+/* Blocks of ten samples are random permutations of the classes. */
+int32_t qb_digits_label(uint64_t seed, uint64_t index) {
   int32_t order[QB_DIGITS_CLASSES];
   qb_rng rng;
   qb_rng_seed(&rng, ~seed, index / QB_DIGITS_CLASSES);
@@ -222,7 +222,7 @@ static uint8_t shade(const drawing *d, const look *k, int row, int column, doubl
 void qb_digits_image(uint64_t seed, uint64_t index, uint8_t pixels[QB_DIGITS_PIXELS], int32_t *label) {
   qb_rng rng;
   qb_rng_seed(&rng, seed, index);
-  *label = draw_label(seed, index);
+  *label = qb_digits_label(seed, index);
   drawing d;
   d.segment_count = 0;
   draw_bend(&rng, &d);

@@ -23,4 +23,7 @@ enum {
  * 10 k + 9 hold every class once, in random order. About 0.1 ms. */
 void qb_digits_image(uint64_t seed, uint64_t index, uint8_t pixels[QB_DIGITS_PIXELS], int32_t *label);
 
+/* The class of a sample without drawing it. */
+int32_t qb_digits_label(uint64_t seed, uint64_t index);
+
 #endif

@@ -1,5 +1,5 @@
 /* What the readers of each format fill in, and dataset.c serves samples from: either a list of image files or records
- * of one size in a file or in memory. */
+ * of one size in a file, in memory or drawn on demand. */
 #ifndef QB_DATA_SOURCE_H
 #define QB_DATA_SOURCE_H
 
@@ -21,7 +21,9 @@ typedef struct qb_image_list {
 typedef struct qb_records {
   uint8_t *memory; /* from qb_alloc */
   int descriptor;  /* -1: none */
-  int64_t count;   /* in the file */
+  bool drawn;      /* digits of `seed`: neither memory nor file */
+  uint64_t seed;
+  int64_t count; /* in the file */
   int64_t first_byte, stride;
   qb_dtype dtype;
   qb_shape shape;  /* of one sample */
@@ -48,6 +50,13 @@ QB_MUST_CHECK qb_status qb_source_open_image(qb_dataset *dataset, qb_error *erro
 QB_MUST_CHECK qb_status qb_source_open_idx(qb_dataset *dataset, const char *path, const char *labels, qb_error *error);
 QB_MUST_CHECK qb_status qb_source_open_npy(qb_dataset *dataset, const char *labels, qb_error *error);
 QB_MUST_CHECK qb_status qb_source_open_cifar(qb_dataset *dataset, qb_error *error);
+QB_MUST_CHECK qb_status qb_source_open_digits(qb_dataset *dataset, qb_error *error);
+
+/* Draws record `index` of drawn records into `pixels`, which holds the elements of their shape. */
+void qb_source_draw_digit(const qb_records *records, int64_t index, uint8_t *pixels);
+
+/* True for "digits" and "digits:..". */
+bool qb_source_is_digits(const char *path);
 
 /* True for names such as t10k-images-idx3-ubyte.gz. */
 bool qb_source_is_idx_name(const char *name);
