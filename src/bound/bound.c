@@ -1,8 +1,161 @@
-/* Names of the bounds module. */
+/* The bounds of one original network against many quantized ones. */
 #include "bound/bound.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "bound/chain.h"
+#include "bound/layerwise.h"
+#include "bound/published.h"
+
+struct qb_bounder {
+  const qb_graph *original;
+  qb_domain domain;
+  double radius; /* D */
+  qb_chain chain;
+  char dropped[QB_BOUND_WHY];
+};
 
 const char *qb_form_name(qb_form form) {
   static const char *const names[] =
       {[QB_FORM_PLAIN] = "plain", [QB_FORM_G1] = "G1", [QB_FORM_G3] = "G3", [QB_FORM_G4] = "G4"};
   return names[form];
+}
+
+const char *qb_bound_method_name(qb_bound_method method) {
+  static const char *const names[QB_BOUND_COUNT] = {
+#define X(ID, NAME, IS_GRAPH) [QB_BOUND_##ID] = NAME,
+      QB_BOUND_METHODS(X)
+#undef X
+          [QB_BOUND_BEST] = "best"};
+  return names[method];
+}
+
+bool qb_bound_method_is_graph(qb_bound_method method) {
+  static const bool is_graph[QB_BOUND_COUNT] = {
+#define X(ID, NAME, IS_GRAPH) [QB_BOUND_##ID] = IS_GRAPH,
+      QB_BOUND_METHODS(X)
+#undef X
+          [QB_BOUND_BEST] = true};
+  return is_graph[method];
+}
+
+/* ------------------------------------------------------------------------------------------------------- bounder */
+
+static qb_status copy_domain(const qb_domain *domain, qb_domain *copy, qb_error *error) {
+  size_t count = (size_t)domain->count;
+  *copy = (qb_domain){.count = domain->count,
+                      .lo = qb_alloc(count, sizeof *copy->lo),
+                      .hi = qb_alloc(count, sizeof *copy->hi)};
+  if (copy->lo == NULL || copy->hi == NULL)
+    return qb_fail_memory(error, "input domain", 2 * count * sizeof *copy->lo);
+  memcpy(copy->lo, domain->lo, count * sizeof *copy->lo);
+  memcpy(copy->hi, domain->hi, count * sizeof *copy->hi);
+  return QB_OK;
+}
+
+static void describe_dropped(qb_bounder *bounder) {
+  const struct {
+    int32_t count;
+    const char *one, *many;
+  } parts[] = {{bounder->chain.dropped_biases, "bias", "biases"},
+               {bounder->chain.dropped_batch_norms, "BatchNormalization", "BatchNormalizations"},
+               {bounder->chain.dropped_downsamples, "shortcut layer", "shortcut layers"}};
+  size_t used = 0;
+  for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+    if (parts[i].count > 0)
+      used += (size_t)snprintf(bounder->dropped + used, sizeof bounder->dropped - used, "%s%d %s", used > 0 ? ", " : "",
+                               parts[i].count, parts[i].count == 1 ? parts[i].one : parts[i].many);
+}
+
+static qb_status prepare(qb_bounder *bounder, const qb_domain *domain, const qb_bound_conventions *conventions,
+                         qb_error *error) {
+  const qb_graph *graph = bounder->original;
+  QB_TRY(qb_bound_check_environment(error));
+  if (graph->input_count != 1 || domain->count != (int64_t)qb_shape_elements(&graph->values[graph->inputs[0]].shape))
+    return qb_fail(error, QB_ERROR_SHAPE, "%s: the domain does not have the shape of the network's one input",
+                   graph->name);
+  QB_TRY(copy_domain(domain, &bounder->domain, error));
+  bounder->radius = qb_domain_radius(domain);
+  QB_TRY(qb_chain_extract(graph, conventions, &bounder->chain, error));
+  describe_dropped(bounder);
+  return QB_OK;
+}
+
+qb_status qb_bounder_create(const qb_graph *original, const qb_domain *domain, const qb_bound_conventions *conventions,
+                            qb_bounder **bounder, qb_error *error) {
+  *bounder = qb_alloc(1, sizeof **bounder);
+  if (*bounder == NULL)
+    return qb_fail_memory(error, "bounds", sizeof **bounder);
+  (*bounder)->original = original;
+  qb_status status = prepare(*bounder, domain, conventions, error);
+  if (status != QB_OK) {
+    qb_bounder_free(*bounder);
+    *bounder = NULL;
+  }
+  return status;
+}
+
+void qb_bounder_free(qb_bounder *bounder) {
+  if (bounder == NULL)
+    return;
+  qb_domain_free(&bounder->domain);
+  qb_chain_free(&bounder->chain);
+  qb_free(bounder);
+}
+
+int32_t qb_bounder_layers(const qb_bounder *bounder) { return bounder->chain.count; }
+
+const char *qb_bounder_dropped(const qb_bounder *bounder) { return bounder->dropped; }
+
+/* ----------------------------------------------------------------------------------------------------- evaluating */
+
+static qb_status evaluate_published(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
+                                    qb_error *error) {
+  qb_published published;
+  QB_TRY(qb_published_bounds(&bounder->chain, pair, bounder->radius, &published, error));
+  bounds->delta = published.delta;
+  bounds->chain_is_network = published.is_network;
+  snprintf(bounds->chain_why, sizeof bounds->chain_why, "%s", published.why_not);
+  bounds->bound[QB_BOUND_PRIOR] = published.prior;
+  bounds->bound[QB_BOUND_GENERAL] = published.general;
+  bounds->bound[QB_BOUND_CNN] = published.cnn;
+  bounds->bound[QB_BOUND_CHAIN_UNSUMMED] = published.chain_unsummed;
+  return QB_OK;
+}
+
+static qb_status evaluate_layerwise(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+  qb_layerwise layerwise;
+  qb_error own;
+  qb_status status = qb_layerwise_bound(pair, &bounder->domain, &layerwise, &own);
+  *bound = (qb_bound){.applies = status == QB_OK, .value = layerwise.bound};
+  qb_layerwise_free(&layerwise);
+  if (status == QB_ERROR_UNSUPPORTED)
+    snprintf(bound->why, sizeof bound->why, "%s", own.message);
+  else if (status != QB_OK)
+    return qb_fail(error, status, "%s", own.message);
+  return QB_OK;
+}
+
+static void choose_best(qb_bounds *bounds) {
+  qb_bound *best = &bounds->bound[QB_BOUND_BEST];
+  snprintf(best->why, sizeof best->why, "no graph bound applies");
+  for (int m = 0; m < QB_BOUND_BEST; m++) {
+    const qb_bound *bound = &bounds->bound[m];
+    if (qb_bound_method_is_graph((qb_bound_method)m) && bound->applies &&
+        (!best->applies || qb_magnitude_compare(bound->value, best->value) < 0))
+      *best = *bound;
+  }
+}
+
+qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
+  *bounds = (qb_bounds){0};
+  if (pair->original != bounder->original)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "the pair's original network is not the one that was prepared");
+  QB_TRY(evaluate_published(bounder, pair, bounds, error));
+  QB_TRY(evaluate_layerwise(bounder, pair, &bounds->bound[QB_BOUND_LAYERWISE], error));
+  choose_best(bounds);
+  return QB_OK;
 }

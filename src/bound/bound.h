@@ -42,6 +42,57 @@ typedef struct qb_bound {
   char why[QB_BOUND_WHY]; /* the failed hypothesis when not, else "" */
 } qb_bound;
 
+/* Every bound the program prints, in the order in which it prints them. A graph bound is proved for the network as it
+ * is; the others speak about the paper's chain of layers. */
+#define QB_BOUND_METHODS(X)                  \
+  X(PRIOR, "prior", false)                   \
+  X(GENERAL, "general", false)               \
+  X(CNN, "cnn", false)                       \
+  X(CHAIN_UNSUMMED, "chain_unsummed", false) \
+  X(LAYERWISE, "layerwise", true)
+
+typedef enum qb_bound_method {
+#define X(ID, NAME, IS_GRAPH) QB_BOUND_##ID,
+  QB_BOUND_METHODS(X)
+#undef X
+      QB_BOUND_BEST, /* the smallest graph bound that applies */
+  QB_BOUND_COUNT
+} qb_bound_method;
+
+/* "prior", .., "best" */
+const char *qb_bound_method_name(qb_bound_method method);
+bool qb_bound_method_is_graph(qb_bound_method method);
+
+/* All bounds of one pair. */
+typedef struct qb_bounds {
+  double delta;                 /* >= the largest change of a parameter over the chain; 0 when nothing changed */
+  bool chain_is_network;        /* the published bounds hold for this network as well */
+  char chain_why[QB_BOUND_WHY]; /* why not */
+  qb_bound bound[QB_BOUND_COUNT];
+} qb_bounds;
+
+/* What is computed once per original network and used for every bit width and scheme. */
+typedef struct qb_bounder qb_bounder;
+
+/* Borrows `original`, which must outlive the bounder unchanged, and copies the domain. QB_ERROR_NUMERIC for an unsafe
+ * floating-point environment, QB_ERROR_SHAPE when the domain does not fit the input, QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_bounder_create(const qb_graph *original, const qb_domain *domain,
+                                          const qb_bound_conventions *conventions, qb_bounder **bounder,
+                                          qb_error *error);
+void qb_bounder_free(qb_bounder *bounder);
+
+/* Number of layers of the chain (conventions applied). */
+int32_t qb_bounder_layers(const qb_bounder *bounder);
+
+/* What the conventions leave out of the chain: "2 biases, 3 shortcut layers", or "" when nothing. */
+const char *qb_bounder_dropped(const qb_bounder *bounder);
+
+/* All bounds of `pair`, whose original is the bounder's. A method that has no rule for some node does not apply and
+ * says why; that is no error. QB_ERROR_ARGUMENT for a pair of another original, QB_ERROR_FORMAT, QB_ERROR_SHAPE,
+ * QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
+                                            qb_error *error);
+
 /* The program refuses to bound anything in an unsafe floating-point environment: QB_ERROR_NUMERIC when flush-to-zero
  * or denormals-are-zero is on or rounding is not to nearest, in this thread or an OpenMP worker. */
 QB_MUST_CHECK qb_status qb_bound_check_environment(qb_error *error);

@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "bound/rounding.h"
 
+enum { WORTH_THREADS = 20000 }; /* weights: below, starting threads costs more than the sums */
+
 /* sum |w[i]| of one row and, when `base` is given, the largest |w[i] - base[i]|, both as computed in double. */
 static double row_sum(const float *w, const float *base, int64_t count, double *largest) {
   double sum = 0, change = 0;
@@ -30,7 +32,7 @@ static double row_sum(const float *w, const float *base, int64_t count, double *
 /* sums[o] for weights whose rows are contiguous: Conv (OC, IC/G, KH, KW), Gemm (OUT, IN). Returns max |w - base|. */
 static double sum_rows(const float *w, const float *base, int64_t rows, int64_t length, double *sums) {
   double change = 0;
-#pragma omp parallel for schedule(static) reduction(max : change)
+#pragma omp parallel for schedule(static) reduction(max : change) if (rows * length > WORTH_THREADS)
   for (int64_t o = 0; o < rows; o++) {
     double largest = 0;
     sums[o] = row_sum(w + o * length, base == NULL ? NULL : base + o * length, length, &largest);
@@ -44,7 +46,7 @@ static double sum_transposed(const float *w, const float *base, const qb_linear 
   int64_t per_group = linear->out_channels / linear->group, slices = linear->in_channels / linear->group;
   int64_t area = linear->kernel_area;
   double change = 0;
-#pragma omp parallel for schedule(static) reduction(max : change)
+#pragma omp parallel for schedule(static) reduction(max : change) if (slices * area > WORTH_THREADS)
   for (int64_t o = 0; o < linear->out_channels; o++) {
     double largest = 0, sum = 0;
     for (int64_t i = o / per_group * slices; i < (o / per_group + 1) * slices; i++) {

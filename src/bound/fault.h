@@ -1,0 +1,23 @@
+/* Planted mistakes, for tests that show that the soundness check notices them. Always QB_FAULT_NONE outside tests. */
+#ifndef QB_BOUND_FAULT_H
+#define QB_BOUND_FAULT_H
+
+typedef enum qb_fault {
+  QB_FAULT_NONE,
+  QB_FAULT_SWAPPED_RANGES,    /* order A reads the range of x' where it needs that of x, and B the other way round */
+  QB_FAULT_NO_BIAS,           /* |b - b'| is left out */
+  QB_FAULT_NO_WEIGHT_CHANGE,  /* the |W - W'| term is left out */
+  QB_FAULT_NO_CLIP_CHANGE,    /* two clips with different limits count as one */
+  QB_FAULT_NO_PAD,            /* zero padding is not in the range of the inputs */
+  QB_FAULT_NO_GAMMA,          /* sums in float32 without their rounding */
+  QB_FAULT_MUL_ONE_SIDED,     /* u v - u' v' bounded with u and v alone */
+  QB_FAULT_SOFTMAX_QUARTER,   /* slope 1/4 instead of 1/2 */
+  QB_FAULT_NO_ROUNDING_STEP,  /* a quantizer without its half step */
+  QB_FAULT_SHORT_RESIDUAL,    /* an Add that takes the larger error instead of the sum */
+  QB_FAULT_NO_OPERAND_CHANGE, /* constant operands that differ count as equal */
+  QB_FAULT_COUNT
+} qb_fault;
+
+extern qb_fault qb_bound_fault;
+
+#endif
