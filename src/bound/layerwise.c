@@ -4,8 +4,8 @@
 #include "base/error.h"
 #include "bound/rule.h"
 
-static const qb_rule rules[QB_OP_COUNT] = {
-#define QB_OP(ID, NAME, FAMILY) [QB_OP_##ID] = qb_rule_##FAMILY,
+static const qb_bound_rule rules[QB_OP_COUNT] = {
+#define QB_OP(ID, NAME, FAMILY) [QB_OP_##ID] = qb_bound_rule_##FAMILY,
 #include "graph/op_list.h"
 };
 
@@ -34,25 +34,26 @@ static qb_status input_state(const qb_pair *pair, const qb_domain *domain, qb_la
 
 /* Families whose members compute different functions. */
 static bool same_function(qb_op a, qb_op b) {
-  bool by_name =
-      rules[a] == qb_rule_add || rules[a] == qb_rule_mul || a == QB_OP_AVERAGE_POOL || b == QB_OP_AVERAGE_POOL;
+  bool by_name = rules[a] == qb_bound_rule_add || rules[a] == qb_bound_rule_mul || a == QB_OP_AVERAGE_POOL ||
+                 b == QB_OP_AVERAGE_POOL;
   return rules[a] == rules[b] && (a == b || !by_name);
 }
 
-static qb_status check_partner(const qb_rule_context *context) {
-  qb_rule rule = rules[context->node->op];
+static qb_status check_partner(const qb_bound_rule_context *context) {
+  qb_bound_rule rule = rules[context->node->op];
   if (context->original == NULL) {
-    if (rule == qb_rule_quantize_linear || rule == qb_rule_dequantize_linear || rule == qb_rule_reshape)
+    if (rule == qb_bound_rule_quantize_linear || rule == qb_bound_rule_dequantize_linear ||
+        rule == qb_bound_rule_reshape)
       return QB_OK;
-    return qb_rule_refuse(context, "the original network has no such node");
+    return qb_bound_rule_refuse(context, "the original network has no such node");
   }
   const qb_shape *other = &context->pair->original->values[context->original->output].shape;
-  if (!qb_shape_equal(other, qb_rule_output_shape(context)))
-    return qb_rule_refuse(context, "the original network has another shape here");
+  if (!qb_shape_equal(other, qb_bound_rule_output_shape(context)))
+    return qb_bound_rule_refuse(context, "the original network has another shape here");
   bool absorbed = context->node->op == QB_OP_QUANTIZE_LINEAR &&
                   (context->original->op == QB_OP_RELU || context->original->op == QB_OP_CLIP);
   if (!same_function(context->original->op, context->node->op) && !absorbed)
-    return qb_rule_refuse(context, "the original network has another operator here");
+    return qb_bound_rule_refuse(context, "the original network has another operator here");
   return QB_OK;
 }
 
@@ -62,13 +63,13 @@ static qb_status bound_node(const qb_pair *pair, qb_node_id id, qb_layerwise *la
   qb_node_id partner = pair->partner[id];
   if (pair->value[node->output] == QB_NONE)
     return QB_OK; /* no output depends on it */
-  qb_rule_context context = {.pair = pair,
-                             .node = node,
-                             .original = partner == QB_NONE ? NULL : &pair->original->nodes[partner],
-                             .states = layerwise->states,
-                             .arena = &layerwise->arena,
-                             .scratch = scratch,
-                             .error = error};
+  qb_bound_rule_context context = {.pair = pair,
+                                   .node = node,
+                                   .original = partner == QB_NONE ? NULL : &pair->original->nodes[partner],
+                                   .states = layerwise->states,
+                                   .arena = &layerwise->arena,
+                                   .scratch = scratch,
+                                   .error = error};
   qb_bound_state *output = &layerwise->states[node->output];
   qb_arena_mark mark = qb_arena_get_mark(scratch);
   QB_TRY(check_partner(&context));

@@ -7,53 +7,55 @@
 
 qb_fault qb_bound_fault = QB_FAULT_NONE;
 
-const qb_value *qb_rule_input_value(const qb_rule_context *context, int32_t slot) {
+const qb_value *qb_bound_rule_input_value(const qb_bound_rule_context *context, int32_t slot) {
   return &context->pair->quantized->values[context->node->inputs[slot]];
 }
 
-const qb_shape *qb_rule_output_shape(const qb_rule_context *context) {
+const qb_shape *qb_bound_rule_output_shape(const qb_bound_rule_context *context) {
   return &context->pair->quantized->values[context->node->output].shape;
 }
 
-bool qb_rule_has_input(const qb_rule_context *context, int32_t slot) {
+bool qb_bound_rule_has_input(const qb_bound_rule_context *context, int32_t slot) {
   return slot < context->node->input_count && context->node->inputs[slot] != QB_NONE;
 }
 
-const qb_value *qb_rule_constant(const qb_rule_context *context, int32_t slot) {
-  return qb_rule_has_input(context, slot) ? qb_rule_input_value(context, slot) : NULL;
+const qb_value *qb_bound_rule_constant(const qb_bound_rule_context *context, int32_t slot) {
+  return qb_bound_rule_has_input(context, slot) ? qb_bound_rule_input_value(context, slot) : NULL;
 }
 
-const qb_value *qb_rule_original_constant(const qb_rule_context *context, int32_t slot) {
+const qb_value *qb_bound_rule_original_constant(const qb_bound_rule_context *context, int32_t slot) {
   const qb_node *original = context->original;
   if (original == NULL)
-    return qb_rule_constant(context, slot);
+    return qb_bound_rule_constant(context, slot);
   if (slot >= original->input_count || original->inputs[slot] == QB_NONE)
     return NULL;
   return &context->pair->original->values[original->inputs[slot]];
 }
 
-qb_status qb_rule_refuse(const qb_rule_context *context, const char *why) {
+qb_status qb_bound_rule_refuse(const qb_bound_rule_context *context, const char *why) {
   return qb_fail(context->error, QB_ERROR_UNSUPPORTED, "%s: node '%s' (%s): %s", context->pair->quantized->name,
                  context->node->name, qb_op_name(context->node->op), why);
 }
 
-qb_status qb_rule_input(const qb_rule_context *context, int32_t slot, const qb_bound_state **state) {
+qb_status qb_bound_rule_input(const qb_bound_rule_context *context, int32_t slot, const qb_bound_state **state) {
   *state = &context->states[context->node->inputs[slot]];
   if ((*state)->x == NULL)
-    return qb_rule_refuse(context, "its input is a constant or a value without bounds");
+    return qb_bound_rule_refuse(context, "its input is a constant or a value without bounds");
   if ((*state)->codes != NULL)
-    return qb_rule_refuse(context, "there is no bound for an operator on integer codes; expected a DequantizeLinear");
+    return qb_bound_rule_refuse(context,
+                                "there is no bound for an operator on integer codes; expected a DequantizeLinear");
   return QB_OK;
 }
 
-qb_status qb_rule_plain_input(const qb_rule_context *context, int32_t slot, qb_bound_state *state) {
+qb_status qb_bound_rule_plain_input(const qb_bound_rule_context *context, int32_t slot, qb_bound_state *state) {
   const qb_bound_state *input;
-  QB_TRY(qb_rule_input(context, slot, &input));
+  QB_TRY(qb_bound_rule_input(context, slot, &input));
   return qb_state_rescale(context->scratch, input, 0, state, context->error);
 }
 
-qb_status qb_rule_create_output(const qb_rule_context *context, qb_bound_state *output) {
-  return qb_state_create(context->arena, qb_state_channels(qb_rule_output_shape(context)), output, context->error);
+qb_status qb_bound_rule_create_output(const qb_bound_rule_context *context, qb_bound_state *output) {
+  return qb_state_create(context->arena, qb_state_channels(qb_bound_rule_output_shape(context)), output,
+                         context->error);
 }
 
 /* ------------------------------------------------------------------------------------------------------- operands */
@@ -99,15 +101,15 @@ static void include_constant(qb_bound_state *state, int64_t c, double x, double 
   state->e[c] = fmax(state->e[c], e);
 }
 
-static qb_status constant_operand(const qb_rule_context *context, int32_t slot, const qb_shape *output, bool inverted,
-                                  qb_bound_state *state) {
-  const qb_value *own = qb_rule_constant(context, slot), *other = qb_rule_original_constant(context, slot);
+static qb_status constant_operand(const qb_bound_rule_context *context, int32_t slot, const qb_shape *output,
+                                  bool inverted, qb_bound_state *state) {
+  const qb_value *own = qb_bound_rule_constant(context, slot), *other = qb_bound_rule_original_constant(context, slot);
   qb_shape broadcast;
   if (other == NULL || !other->is_constant)
-    return qb_rule_refuse(context, "a constant operand has no counterpart in the original network");
+    return qb_bound_rule_refuse(context, "a constant operand has no counterpart in the original network");
   if (other->shape.rank > output->rank || own->shape.rank > output->rank ||
       !qb_shape_broadcast(&other->shape, output, &broadcast))
-    return qb_rule_refuse(context, "a constant operand has a shape that does not fit the original network's");
+    return qb_bound_rule_refuse(context, "a constant operand has a shape that does not fit the original network's");
   const float *data = qb_view_f32(&own->constant), *original = qb_view_f32(&other->constant);
   qb_shape grid = common_grid(output, &own->shape, &other->shape);
   int64_t count = (int64_t)qb_shape_elements(&grid), inner = qb_state_inner(&grid), channels = qb_state_channels(&grid);
@@ -120,13 +122,13 @@ static qb_status constant_operand(const qb_rule_context *context, int32_t slot, 
   return qb_state_spread(context->scratch, &narrow, qb_state_channels(output), state, context->error);
 }
 
-qb_status qb_rule_operand(const qb_rule_context *context, int32_t slot, const qb_shape *shape, bool inverted,
-                          qb_bound_state *state) {
-  const qb_value *value = qb_rule_input_value(context, slot);
+qb_status qb_bound_rule_operand(const qb_bound_rule_context *context, int32_t slot, const qb_shape *shape,
+                                bool inverted, qb_bound_state *state) {
+  const qb_value *value = qb_bound_rule_input_value(context, slot);
   const qb_bound_state *own;
   if (value->is_constant)
     return constant_operand(context, slot, shape, inverted, state);
-  QB_TRY(qb_rule_input(context, slot, &own));
+  QB_TRY(qb_bound_rule_input(context, slot, &own));
   if (value->shape.rank == shape->rank)
     return qb_state_spread(context->scratch, own, qb_state_channels(shape), state, context->error);
   qb_bound_state wide; /* its channels sit on another axis: the hull of all */
@@ -134,7 +136,7 @@ qb_status qb_rule_operand(const qb_rule_context *context, int32_t slot, const qb
   return qb_state_spread(context->scratch, &wide, qb_state_channels(shape), state, context->error);
 }
 
-double qb_rule_clip_difference(qb_interval x, qb_interval a, qb_interval b) {
+double qb_bound_rule_clip_difference(qb_interval x, qb_interval a, qb_interval b) {
   const double points[6] = {x.lo, x.hi, a.lo, a.hi, b.lo, b.hi};
   double largest = 0;
   for (int i = 0; i < 6; i++) {

@@ -4,7 +4,7 @@
 #include "bound/rule.h"
 
 /* The operands of a homogeneous combination, brought to the largest of their exponents. */
-static qb_status same_exponent(const qb_rule_context *context, qb_bound_state *states, int32_t count) {
+static qb_status same_exponent(const qb_bound_rule_context *context, qb_bound_state *states, int32_t count) {
   int32_t exponent = states[0].exponent;
   for (int32_t i = 1; i < count; i++)
     exponent = states[i].exponent > exponent ? states[i].exponent : exponent;
@@ -16,12 +16,12 @@ static qb_status same_exponent(const qb_rule_context *context, qb_bound_state *s
   return QB_OK;
 }
 
-qb_status qb_rule_add(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_add(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state operands[2];
   for (int32_t slot = 0; slot < 2; slot++)
-    QB_TRY(qb_rule_operand(context, slot, qb_rule_output_shape(context), false, &operands[slot]));
+    QB_TRY(qb_bound_rule_operand(context, slot, qb_bound_rule_output_shape(context), false, &operands[slot]));
   QB_TRY(same_exponent(context, operands, 2));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   const qb_bound_state *a = &operands[0], *b = &operands[1];
   bool subtract = context->node->op == QB_OP_SUB, larger_only = qb_bound_fault == QB_FAULT_SHORT_RESIDUAL;
   output->exponent = a->exponent;
@@ -56,17 +56,17 @@ static double product_error(const qb_bound_state *u, const qb_bound_state *v, in
   return fmin(first, second);
 }
 
-qb_status qb_rule_mul(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_mul(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state operands[2], u, v;
-  const qb_shape *shape = qb_rule_output_shape(context);
+  const qb_shape *shape = qb_bound_rule_output_shape(context);
   bool divide = context->node->op == QB_OP_DIV;
-  QB_TRY(qb_rule_operand(context, 0, shape, false, &operands[0]));
-  QB_TRY(qb_rule_operand(context, 1, shape, divide, &operands[1]));
+  QB_TRY(qb_bound_rule_operand(context, 0, shape, false, &operands[0]));
+  QB_TRY(qb_bound_rule_operand(context, 1, shape, divide, &operands[1]));
   QB_TRY(qb_state_rescale(context->scratch, &operands[0], 0, &u, context->error));
   QB_TRY(qb_state_rescale(context->scratch, &operands[1], 0, &v, context->error));
-  if (divide && !qb_rule_input_value(context, 1)->is_constant)
+  if (divide && !qb_bound_rule_input_value(context, 1)->is_constant)
     invert(&v);
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   for (int64_t c = 0; c < output->channels; c++) {
     output->x[c] = qb_interval_multiply(u.x[c], v.x[c]);
     output->x_q[c] = qb_interval_multiply(u.x_q[c], v.x_q[c]);
@@ -78,14 +78,14 @@ qb_status qb_rule_mul(const qb_rule_context *context, qb_bound_state *output) {
 /* ---------------------------------------------------------------------------------------------------------- Concat */
 
 /* Along the channel axis parts follow each other; along another axis a channel is the hull of the parts' channels. */
-qb_status qb_rule_concat(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_concat(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state parts[QB_MAX_INPUTS];
   int32_t count = context->node->input_count;
   bool along_channels = context->node->attributes.axes.axis == 1;
   for (int32_t slot = 0; slot < count; slot++)
-    QB_TRY(qb_rule_operand(context, slot, &qb_rule_input_value(context, slot)->shape, false, &parts[slot]));
+    QB_TRY(qb_bound_rule_operand(context, slot, &qb_bound_rule_input_value(context, slot)->shape, false, &parts[slot]));
   QB_TRY(same_exponent(context, parts, count));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   output->exponent = parts[0].exponent;
   int64_t offset = 0;
   for (int32_t slot = 0; slot < count; slot++) {
@@ -118,23 +118,23 @@ static affine batch_norm_affine(const qb_graph *graph, const qb_node *node, int6
 }
 
 /* Whether both nodes have equal statistics bit for bit; then their affine maps are the same real numbers. */
-static bool same_batch_norm(const qb_rule_context *context, int64_t c) {
+static bool same_batch_norm(const qb_bound_rule_context *context, int64_t c) {
   if (context->node->attributes.batch_norm.epsilon != context->original->attributes.batch_norm.epsilon)
     return false;
   for (int32_t slot = 1; slot < 5; slot++)
-    if (qb_view_f32(&qb_rule_constant(context, slot)->constant)[c] !=
-        qb_view_f32(&qb_rule_original_constant(context, slot)->constant)[c])
+    if (qb_view_f32(&qb_bound_rule_constant(context, slot)->constant)[c] !=
+        qb_view_f32(&qb_bound_rule_original_constant(context, slot)->constant)[c])
       return false;
   return true;
 }
 
 /* s x + t - (s' x' + t') = s' (x - x') + (s - s') x + (t - t'), or with s and x' in the first two terms. */
-qb_status qb_rule_batch_norm(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_batch_norm(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state in;
-  QB_TRY(qb_rule_plain_input(context, 0, &in));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_plain_input(context, 0, &in));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   if (context->original == NULL)
-    return qb_rule_refuse(context, "the original network has no such node");
+    return qb_bound_rule_refuse(context, "the original network has no such node");
   for (int64_t c = 0; c < output->channels; c++) {
     affine own = batch_norm_affine(context->pair->original, context->original, c);
     affine other = batch_norm_affine(context->pair->quantized, context->node, c);

@@ -6,11 +6,12 @@
 #include "bound/rule.h"
 
 /* The input's state with codes allowed: the same numbers under another layout. */
-static const qb_bound_state *any_input(const qb_rule_context *context) {
+static const qb_bound_state *any_input(const qb_bound_rule_context *context) {
   return &context->states[context->node->inputs[0]];
 }
 
-static qb_status copy_state(const qb_rule_context *context, const qb_bound_state *source, qb_bound_state *output) {
+static qb_status copy_state(const qb_bound_rule_context *context, const qb_bound_state *source,
+                            qb_bound_state *output) {
   return qb_state_spread(context->arena, source, source->channels, output, context->error);
 }
 
@@ -21,26 +22,26 @@ static bool has_pads(const qb_window *window) {
 }
 
 /* The two networks must look through the same window. */
-static qb_status check_window(const qb_rule_context *context) {
+static qb_status check_window(const qb_bound_rule_context *context) {
   if (context->original == NULL || memcmp(&context->node->attributes.pool.window,
                                           &context->original->attributes.pool.window, sizeof(qb_window)) != 0)
-    return qb_rule_refuse(context, "the original network has another window");
+    return qb_bound_rule_refuse(context, "the original network has another window");
   return QB_OK;
 }
 
 /* A maximum of values that are each within e moves by at most e; pads never win. */
-qb_status qb_rule_max_pool(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_max_pool(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_bound_state *input;
-  QB_TRY(qb_rule_input(context, 0, &input));
+  QB_TRY(qb_bound_rule_input(context, 0, &input));
   QB_TRY(check_window(context));
   return copy_state(context, input, output);
 }
 
 /* A mean of values of one channel; with count_include_pad zeros take part. */
-qb_status qb_rule_average(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_average(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_bound_state *input;
   const qb_pool_attributes *pool = &context->node->attributes.pool;
-  QB_TRY(qb_rule_input(context, 0, &input));
+  QB_TRY(qb_bound_rule_input(context, 0, &input));
   if (context->node->op == QB_OP_AVERAGE_POOL)
     QB_TRY(check_window(context));
   QB_TRY(copy_state(context, input, output));
@@ -55,16 +56,16 @@ qb_status qb_rule_average(const qb_rule_context *context, qb_bound_state *output
 /* ----------------------------------------------------------------------------------------------- reshape, transpose */
 
 /* Element i keeps its place in row-major order, but may belong to another channel. */
-qb_status qb_rule_reshape(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_reshape(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_bound_state *input = any_input(context);
-  const qb_shape *from = &qb_rule_input_value(context, 0)->shape, *to = qb_rule_output_shape(context);
+  const qb_shape *from = &qb_bound_rule_input_value(context, 0)->shape, *to = qb_bound_rule_output_shape(context);
   if (input->x == NULL)
-    return qb_rule_refuse(context, "its input is a constant or a value without bounds");
+    return qb_bound_rule_refuse(context, "its input is a constant or a value without bounds");
   int64_t inner_from = qb_state_inner(from), inner_to = qb_state_inner(to);
   int64_t channels = qb_state_channels(to), count = (int64_t)qb_shape_elements(to);
   if (channels == input->channels && inner_from == inner_to)
     return copy_state(context, input, output);
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   output->exponent = input->exponent;
   output->codes = input->codes;
   for (int64_t i = 0; i < count;) {
@@ -75,12 +76,12 @@ qb_status qb_rule_reshape(const qb_rule_context *context, qb_bound_state *output
   return QB_OK;
 }
 
-qb_status qb_rule_transpose(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_transpose(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_bound_state *input = any_input(context);
-  const qb_shape *shape = qb_rule_output_shape(context);
+  const qb_shape *shape = qb_bound_rule_output_shape(context);
   const int32_t *permutation = context->node->attributes.transpose.permutation;
   if (input->x == NULL)
-    return qb_rule_refuse(context, "its input is a constant or a value without bounds");
+    return qb_bound_rule_refuse(context, "its input is a constant or a value without bounds");
   if (shape->rank < 2 || permutation[1] == 1)
     return copy_state(context, input, output);
   qb_bound_state hull;
@@ -91,7 +92,7 @@ qb_status qb_rule_transpose(const qb_rule_context *context, qb_bound_state *outp
 /* ------------------------------------------------------------------------------------------------------------- Pad */
 
 /* A state of one channel that holds the pad value of both networks. */
-static qb_status pad_state(const qb_rule_context *context, qb_bound_state *state) {
+static qb_status pad_state(const qb_bound_rule_context *context, qb_bound_state *state) {
   double value_q = (double)context->node->attributes.pad.value;
   double value = context->original == NULL ? value_q : (double)context->original->attributes.pad.value;
   QB_TRY(qb_state_create(context->scratch, 1, state, context->error));
@@ -102,8 +103,8 @@ static qb_status pad_state(const qb_rule_context *context, qb_bound_state *state
 }
 
 /* Whether an axis other than the channels' gains elements. */
-static bool pads_within_channels(const qb_rule_context *context) {
-  const qb_shape *shape = qb_rule_output_shape(context);
+static bool pads_within_channels(const qb_bound_rule_context *context) {
+  const qb_shape *shape = qb_bound_rule_output_shape(context);
   for (int32_t i = 0; i < shape->rank; i++)
     if ((i != 1 || shape->rank < 2) &&
         (context->node->attributes.pad.begin[i] > 0 || context->node->attributes.pad.end[i] > 0))
@@ -111,13 +112,13 @@ static bool pads_within_channels(const qb_rule_context *context) {
   return false;
 }
 
-qb_status qb_rule_pad(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_pad(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state input, value;
-  QB_TRY(qb_rule_plain_input(context, 0, &input));
+  QB_TRY(qb_bound_rule_plain_input(context, 0, &input));
   QB_TRY(pad_state(context, &value));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   bool within = pads_within_channels(context) && qb_bound_fault != QB_FAULT_NO_PAD;
-  int64_t begin = qb_rule_output_shape(context)->rank < 2 ? 0 : context->node->attributes.pad.begin[1];
+  int64_t begin = qb_bound_rule_output_shape(context)->rank < 2 ? 0 : context->node->attributes.pad.begin[1];
   for (int64_t c = 0; c < output->channels; c++) {
     bool copied = c >= begin && c - begin < input.channels;
     qb_state_include(output, c, copied ? &input : &value, copied ? c - begin : 0, true);

@@ -139,8 +139,8 @@ static qb_interval with_zero(qb_interval x, bool zero) {
 }
 
 /* Every channel's numbers repeated `area` times, the layout of a weight row. */
-static qb_status expand(const qb_rule_context *context, const qb_bound_state *input, int64_t area, int64_t row_length,
-                        bool zero, vectors *v) {
+static qb_status expand(const qb_bound_rule_context *context, const qb_bound_state *input, int64_t area,
+                        int64_t row_length, bool zero, vectors *v) {
   size_t count = (size_t)(input->channels * area);
   double *block = qb_arena_alloc(context->scratch, 5 * count, sizeof *block);
   if (block == NULL)
@@ -175,22 +175,22 @@ static const float *data_of(const qb_graph *graph, qb_value_id id) {
   return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
 }
 
-static qb_status read_layer(const qb_rule_context *context, layer *l) {
+static qb_status read_layer(const qb_bound_rule_context *context, layer *l) {
   const qb_graph *graph = context->pair->quantized, *original = context->pair->original;
   qb_linear other;
   *l = (layer){0};
   if (!qb_graph_linear(graph, (qb_node_id)(context->node - graph->nodes), &l->linear) || context->original == NULL ||
       !qb_graph_linear(original, (qb_node_id)(context->original - original->nodes), &other))
-    return qb_rule_refuse(context, "the weights are no constants in both networks");
+    return qb_bound_rule_refuse(context, "the weights are no constants in both networks");
   if (!qb_shape_equal(&graph->values[l->linear.weight].shape, &original->values[other.weight].shape) ||
       l->linear.group != other.group)
-    return qb_rule_refuse(context, "the two networks' weights differ in shape");
+    return qb_bound_rule_refuse(context, "the two networks' weights differ in shape");
   l->w = data_of(original, other.weight);
   l->w_q = data_of(graph, l->linear.weight);
   l->bias = data_of(original, other.bias);
   l->bias_q = data_of(graph, l->linear.bias);
   l->window = &context->node->attributes.conv.window;
-  return qb_rule_input(context, 0, &l->input);
+  return qb_bound_rule_input(context, 0, &l->input);
 }
 
 /* Rows of weights are contiguous: Conv and matrices. result[o] for every output channel. */
@@ -209,7 +209,7 @@ static void include_result(qb_bound_state *output, int64_t c, row_result r, bool
   output->e[c] = first ? r.e : fmax(output->e[c], r.e);
 }
 
-static qb_status allocate_results(const qb_rule_context *context, int64_t count, row_result **results) {
+static qb_status allocate_results(const qb_bound_rule_context *context, int64_t count, row_result **results) {
   *results = qb_arena_alloc(context->scratch, (size_t)count, sizeof **results);
   return *results == NULL ? qb_fail_memory(context->error, context->node->name, (size_t)count * sizeof **results)
                           : QB_OK;
@@ -219,14 +219,14 @@ static bool has_pads(const qb_window *window) {
   return window->pad_begin[0] > 0 || window->pad_begin[1] > 0 || window->pad_end[0] > 0 || window->pad_end[1] > 0;
 }
 
-qb_status qb_rule_conv(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_conv(const qb_bound_rule_context *context, qb_bound_state *output) {
   layer l;
   vectors v;
   row_result *results;
   QB_TRY(read_layer(context, &l));
   QB_TRY(expand(context, l.input, l.linear.kernel_area, l.linear.row_length, has_pads(l.window), &v));
   QB_TRY(allocate_results(context, l.linear.out_channels, &results));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   bound_rows(&l, &v, results);
   for (int64_t o = 0; o < l.linear.out_channels; o++)
     include_result(output, o, results[o], true);
@@ -236,20 +236,20 @@ qb_status qb_rule_conv(const qb_rule_context *context, qb_bound_state *output) {
 
 /* Over the last axis. With rank 2 that is the channel axis; else channels lie elsewhere, and every output channel is
  * bounded by the hull of all rows over the hull of all inputs. */
-qb_status qb_rule_gemm(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_gemm(const qb_bound_rule_context *context, qb_bound_state *output) {
   layer l;
   vectors v;
   row_result *results;
   qb_bound_state input;
   QB_TRY(read_layer(context, &l));
-  bool by_channel = qb_rule_input_value(context, 0)->shape.rank == 2;
+  bool by_channel = qb_bound_rule_input_value(context, 0)->shape.rank == 2;
   if (by_channel)
     input = *l.input;
   else
     QB_TRY(qb_state_hull(context->scratch, l.input, &input, context->error));
   QB_TRY(expand(context, &input, by_channel ? 1 : l.linear.row_length, l.linear.row_length, false, &v));
   QB_TRY(allocate_results(context, l.linear.out_channels, &results));
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   bound_rows(&l, &v, results);
   for (int64_t c = 0; c < output->channels; c++)
     for (int64_t o = by_channel ? c : 0; o < (by_channel ? c + 1 : l.linear.out_channels); o++)
@@ -283,8 +283,8 @@ static void gather(const qb_linear *linear, const float *w, int64_t o, const int
   }
 }
 
-static qb_status bound_phase(const qb_rule_context *context, const layer *l, const int64_t *taps, int64_t tap_count,
-                             float *rows, bool first, qb_bound_state *output) {
+static qb_status bound_phase(const qb_bound_rule_context *context, const layer *l, const int64_t *taps,
+                             int64_t tap_count, float *rows, bool first, qb_bound_state *output) {
   vectors v;
   int64_t slices = l->linear.in_channels / l->linear.group, length = slices * tap_count;
   int64_t per_group = l->linear.out_channels / l->linear.group;
@@ -298,7 +298,7 @@ static qb_status bound_phase(const qb_rule_context *context, const layer *l, con
   return QB_OK;
 }
 
-qb_status qb_rule_conv_transpose(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_conv_transpose(const qb_bound_rule_context *context, qb_bound_state *output) {
   layer l;
   QB_TRY(read_layer(context, &l));
   size_t length = (size_t)l.linear.row_length, area = (size_t)l.linear.kernel_area;
@@ -306,7 +306,7 @@ qb_status qb_rule_conv_transpose(const qb_rule_context *context, qb_bound_state 
   int64_t *taps = qb_arena_alloc(context->scratch, area, sizeof *taps);
   if (rows == NULL || taps == NULL)
     return qb_fail_memory(context->error, context->node->name, 2 * length * sizeof *rows);
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   output->exponent = l.input->exponent;
   for (int32_t py = 0; py < l.window->stride[0]; py++)
     for (int32_t px = 0; px < l.window->stride[1]; px++) {

@@ -23,15 +23,15 @@ static void write_channel(qb_bound_state *state, int64_t c, channel v) {
 }
 
 /* The output as a copy of the input, to be changed channel by channel. */
-static qb_status copy_input(const qb_rule_context *context, bool plain, qb_bound_state *output) {
+static qb_status copy_input(const qb_bound_rule_context *context, bool plain, qb_bound_state *output) {
   const qb_bound_state *input;
-  QB_TRY(qb_rule_input(context, 0, &input));
+  QB_TRY(qb_bound_rule_input(context, 0, &input));
   return qb_state_rescale(context->arena, input, plain ? 0 : input->exponent, output, context->error);
 }
 
 static qb_interval relu(qb_interval x) { return (qb_interval){fmax(x.lo, 0), fmax(x.hi, 0)}; }
 
-qb_status qb_rule_relu(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_relu(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, false, output));
   for (int64_t c = 0; c < output->channels; c++) {
     output->x[c] = relu(output->x[c]);
@@ -56,7 +56,7 @@ static channel leaky(channel v, qb_interval slope, qb_interval slope_q, double s
   return (channel){leaky_range(v.x, slope), leaky_range(v.x_q, slope_q), fmin(first, second)};
 }
 
-qb_status qb_rule_leaky_relu(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_leaky_relu(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, false, output));
   double slope_q = (double)context->node->attributes.linear.alpha;
   double slope = context->original == NULL ? slope_q : (double)context->original->attributes.linear.alpha;
@@ -67,12 +67,12 @@ qb_status qb_rule_leaky_relu(const qb_rule_context *context, qb_bound_state *out
   return QB_OK;
 }
 
-qb_status qb_rule_prelu(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_prelu(const qb_bound_rule_context *context, qb_bound_state *output) {
   qb_bound_state slope;
   QB_TRY(copy_input(context, false, output));
-  if (!qb_rule_input_value(context, 1)->is_constant)
-    return qb_rule_refuse(context, "the slope is not a constant");
-  QB_TRY(qb_rule_operand(context, 1, qb_rule_output_shape(context), false, &slope));
+  if (!qb_bound_rule_input_value(context, 1)->is_constant)
+    return qb_bound_rule_refuse(context, "the slope is not a constant");
+  QB_TRY(qb_bound_rule_operand(context, 1, qb_bound_rule_output_shape(context), false, &slope));
   for (int64_t c = 0; c < output->channels; c++)
     write_channel(output, c, leaky(read_channel(output, c), slope.x[c], slope.x_q[c], slope.e[c]));
   return QB_OK;
@@ -91,14 +91,14 @@ static qb_interval clamp(qb_interval x, qb_interval limits) {
 
 /* clip - clip' = (clip(x) - clip(x')) + (clip(x') - clip'(x')), or the same around clip'. The cap e <= C - c is part
  * of the tightening that follows every rule. */
-qb_status qb_rule_clip(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_clip(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, true, output));
   for (int64_t c = 0; c < output->channels; c++) {
     qb_interval limits_q = clip_limits(context->node, c), limits = limits_q;
     if (context->original != NULL)
       limits = clip_limits(context->original, c);
-    double change = fmin(qb_rule_clip_difference(output->x[c], limits, limits_q),
-                         qb_rule_clip_difference(output->x_q[c], limits, limits_q));
+    double change = fmin(qb_bound_rule_clip_difference(output->x[c], limits, limits_q),
+                         qb_bound_rule_clip_difference(output->x_q[c], limits, limits_q));
     if (qb_bound_fault != QB_FAULT_NO_CLIP_CHANGE)
       output->e[c] = qb_up_sum(output->e[c], change);
     output->x[c] = clamp(output->x[c], limits);
@@ -147,7 +147,7 @@ static qb_interval increasing(void (*f)(arb_t, double), qb_interval x, qb_interv
   return clamp((qb_interval){lo, hi}, limits);
 }
 
-qb_status qb_rule_sigmoid(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_sigmoid(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_interval limits = {0, 1};
   QB_TRY(copy_input(context, true, output));
   for (int64_t c = 0; c < output->channels; c++) {
@@ -158,7 +158,7 @@ qb_status qb_rule_sigmoid(const qb_rule_context *context, qb_bound_state *output
   return QB_OK;
 }
 
-qb_status qb_rule_tanh(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_tanh(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_interval limits = {-1, 1};
   QB_TRY(copy_input(context, true, output));
   for (int64_t c = 0; c < output->channels; c++) {
@@ -174,7 +174,7 @@ static qb_interval hard_sigmoid(qb_interval x, double alpha, double beta) {
   return clamp(line, (qb_interval){0, 1});
 }
 
-qb_status qb_rule_hard_sigmoid(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_hard_sigmoid(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, true, output));
   const qb_attributes *own = &context->node->attributes;
   const qb_attributes *other = context->original == NULL ? own : &context->original->attributes;
@@ -209,7 +209,7 @@ static qb_interval hard_swish(qb_interval x) {
 }
 
 /* The slope lies in [-1/2, 3/2]. */
-qb_status qb_rule_hard_swish(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_hard_swish(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, true, output));
   for (int64_t c = 0; c < output->channels; c++) {
     output->x[c] = hard_swish(output->x[c]);
@@ -220,7 +220,7 @@ qb_status qb_rule_hard_swish(const qb_rule_context *context, qb_bound_state *out
 }
 
 /* Row i of the Jacobian is p_i (delta_ij - p_j), whose l1 norm is 2 p_i (1 - p_i) <= 1/2. */
-qb_status qb_rule_softmax(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_softmax(const qb_bound_rule_context *context, qb_bound_state *output) {
   QB_TRY(copy_input(context, true, output));
   double factor = qb_bound_fault == QB_FAULT_SOFTMAX_QUARTER ? 0.25 : 0.5, largest = 0;
   int32_t axis = context->node->attributes.axes.axis, end = context->node->attributes.axes.end_axis;

@@ -35,7 +35,7 @@ static clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, int64
 }
 
 /* What the original network does in the quantizer's place. */
-static clamp_step original_at(const qb_rule_context *context, int64_t index, int64_t channel) {
+static clamp_step original_at(const qb_bound_rule_context *context, int64_t index, int64_t channel) {
   clamp_step none = {everything, 0};
   if (context->original == NULL)
     return none;
@@ -60,8 +60,8 @@ static qb_interval quantized_range(qb_interval x, clamp_step side) {
 
 static void include_quantized(qb_bound_state *output, int64_t c, const qb_bound_state *in, clamp_step own,
                               clamp_step quantized, bool first) {
-  double change = fmin(qb_rule_clip_difference(in->x[c], own.limits, quantized.limits),
-                       qb_rule_clip_difference(in->x_q[c], own.limits, quantized.limits));
+  double change = fmin(qb_bound_rule_clip_difference(in->x[c], own.limits, quantized.limits),
+                       qb_bound_rule_clip_difference(in->x_q[c], own.limits, quantized.limits));
   double e = qb_up_sum(qb_up_sum(in->e[c], change), qb_up_sum(own.step, quantized.step));
   qb_interval x = quantized_range(in->x[c], own), x_q = quantized_range(in->x_q[c], quantized);
   output->x[c] = first ? x : qb_interval_hull(output->x[c], x);
@@ -69,14 +69,14 @@ static void include_quantized(qb_bound_state *output, int64_t c, const qb_bound_
   output->e[c] = first ? e : fmax(output->e[c], e);
 }
 
-static qb_status check_quantizer(const qb_rule_context *context, const qb_graph *graph, const qb_node *node) {
+static qb_status check_quantizer(const qb_bound_rule_context *context, const qb_graph *graph, const qb_node *node) {
   for (int32_t slot = 1; slot < node->input_count; slot++)
     if (node->inputs[slot] != QB_NONE && !graph->values[node->inputs[slot]].is_constant)
-      return qb_rule_refuse(context, "its scale or zero point is not a constant");
+      return qb_bound_rule_refuse(context, "its scale or zero point is not a constant");
   const qb_value *scale = &graph->values[node->inputs[1]];
   for (size_t i = 0; i < qb_shape_elements(&scale->shape); i++)
     if (!(qb_view_f32(&scale->constant)[i] > 0))
-      return qb_rule_refuse(context, "its scale is not positive");
+      return qb_bound_rule_refuse(context, "its scale is not positive");
   return QB_OK;
 }
 
@@ -91,20 +91,20 @@ static int64_t entry_count(const qb_graph *graph, const qb_node *node) {
   return count;
 }
 
-qb_status qb_rule_quantize_linear(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_quantize_linear(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_graph *graph = context->pair->quantized;
   qb_bound_state in;
-  QB_TRY(qb_rule_plain_input(context, 0, &in));
+  QB_TRY(qb_bound_rule_plain_input(context, 0, &in));
   QB_TRY(check_quantizer(context, graph, context->node));
   int64_t entries = entry_count(graph, context->node);
   if (context->original != NULL && context->original->op == QB_OP_QUANTIZE_LINEAR) {
     QB_TRY(check_quantizer(context, context->pair->original, context->original));
     int64_t others = entry_count(context->pair->original, context->original);
     if (context->original->attributes.quantize.axis != context->node->attributes.quantize.axis && entries * others > 1)
-      return qb_rule_refuse(context, "the original quantizes along another axis");
+      return qb_bound_rule_refuse(context, "the original quantizes along another axis");
     entries = others > entries ? others : entries;
   }
-  QB_TRY(qb_rule_create_output(context, output));
+  QB_TRY(qb_bound_rule_create_output(context, output));
   output->codes = context->node;
   bool by_channel = entries > 1 && context->node->attributes.quantize.axis == 1;
   for (int64_t c = 0; c < output->channels; c++)
@@ -126,11 +126,11 @@ static bool same_grid(const qb_graph *graph, const qb_node *a, const qb_node *b)
   return true;
 }
 
-qb_status qb_rule_dequantize_linear(const qb_rule_context *context, qb_bound_state *output) {
+qb_status qb_bound_rule_dequantize_linear(const qb_bound_rule_context *context, qb_bound_state *output) {
   const qb_pair *pair = context->pair;
   const qb_bound_state *input = &context->states[context->node->inputs[0]];
   if (input->x == NULL || input->codes == NULL)
-    return qb_rule_refuse(context, "its input does not come from a QuantizeLinear");
+    return qb_bound_rule_refuse(context, "its input does not come from a QuantizeLinear");
   bool same = same_grid(pair->quantized, input->codes, context->node);
   if (context->original != NULL) { /* both networks quantize here */
     qb_node_id own = pair->partner[input->codes - pair->quantized->nodes];
@@ -138,7 +138,7 @@ qb_status qb_rule_dequantize_linear(const qb_rule_context *context, qb_bound_sta
            same_grid(pair->original, &pair->original->nodes[own], context->original);
   }
   if (!same)
-    return qb_rule_refuse(context, "its scale or zero point is not that of the QuantizeLinear before");
+    return qb_bound_rule_refuse(context, "its scale or zero point is not that of the QuantizeLinear before");
   QB_TRY(qb_state_spread(context->arena, input, input->channels, output, context->error));
   output->codes = NULL;
   return QB_OK;
