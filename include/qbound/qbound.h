@@ -389,6 +389,39 @@ QB_API QB_MUST_CHECK qb_status qb_measure(const qb_model *model, const qb_model 
                                           qb_measurement *measurement, qb_error *error);
 QB_API void qb_measurement_free(qb_measurement *measurement);
 
+/* ----------------------------------------------------------------------------------------------- training */
+
+/* A multilayer perceptron to study: affine layers with ReLU between them, trained by Adam on the cross-entropy. */
+typedef struct qb_train_settings {
+  int layers;    /* affine layers, 1..32, default 5 */
+  int width;     /* of the hidden layers, 1..65536, default 128 */
+  int epochs;    /* passes over the data, >= 1, default 10 */
+  int batch;     /* samples per step, 1..4096, default 128 */
+  double rate;   /* first learning rate, it falls linearly to zero; > 0, default 0.001 */
+  uint64_t seed; /* of the first weights and of the order of samples, default 0 */
+  int threads;   /* 0 (default): all cores; the result does not depend on it */
+} qb_train_settings;
+
+typedef struct qb_train_info {
+  int64_t samples, test_samples; /* test_samples is 0 without test data */
+  int64_t parameters;            /* of the network */
+  int inputs, classes;
+  double loss;          /* mean over the last epoch */
+  double accuracy;      /* fraction of the training samples */
+  double test_accuracy; /* fraction of the test samples; NAN without test data */
+  double seconds;       /* wall time of the training alone */
+} qb_train_info;
+
+QB_API void qb_train_settings_default(qb_train_settings *settings);
+
+/* Trains a network on labelled data and writes it to `path` as ONNX (opset 13, `input` (N, elements of a sample) to
+ * `output` (N, classes)), which appears complete or not at all; the settings go into its metadata. The same settings
+ * and data give the same file on one machine. `test` and `progress` may be NULL. QB_ERROR_ARGUMENT (settings, samples
+ * without labels, test data of another kind), QB_ERROR_NUMERIC (training diverged), errors of reading and writing. */
+QB_API QB_MUST_CHECK qb_status qb_train_mlp(const qb_data *data, const qb_data *test, const qb_train_settings *settings,
+                                            const qb_progress *progress, const char *path, qb_train_info *info,
+                                            qb_error *error);
+
 /* --------------------------------------------------------------------------------------------------- JSON */
 
 /* Each report as one line of JSON with a schema name (docs/json.md); release with qb_text_free. Equal reports give
