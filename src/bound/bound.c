@@ -1,20 +1,24 @@
 /* The bounds of one original network against many quantized ones. */
 #include "bound/bound.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "bound/box.h"
 #include "bound/chain.h"
 #include "bound/layerwise.h"
 #include "bound/published.h"
+#include "bound/spectral.h"
 
 struct qb_bounder {
   const qb_graph *original;
   qb_domain domain;
   double radius; /* D */
   qb_chain chain;
+  uint32_t methods; /* bit m: qb_bound_method m is wanted */
   char dropped[QB_BOUND_WHY];
 };
 
@@ -90,6 +94,7 @@ qb_status qb_bounder_create(const qb_graph *original, const qb_domain *domain, c
   if (*bounder == NULL)
     return qb_fail_memory(error, "bounds", sizeof **bounder);
   (*bounder)->original = original;
+  (*bounder)->methods = (1u << QB_BOUND_INTERVAL) - 1u; /* the published bounds and layerwise */
   qb_status status = prepare(*bounder, domain, conventions, error);
   if (status != QB_OK) {
     qb_bounder_free(*bounder);
@@ -105,6 +110,8 @@ void qb_bounder_free(qb_bounder *bounder) {
   qb_chain_free(&bounder->chain);
   qb_free(bounder);
 }
+
+void qb_bounder_select(qb_bounder *bounder, uint32_t methods) { bounder->methods = methods; }
 
 int32_t qb_bounder_layers(const qb_bounder *bounder) { return bounder->chain.count; }
 
@@ -139,6 +146,41 @@ static qb_status evaluate_layerwise(const qb_bounder *bounder, const qb_pair *pa
   return QB_OK;
 }
 
+/* The largest |d| of an output. */
+static qb_status evaluate_interval(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+  qb_box_result box;
+  qb_status status = qb_bound_box(pair, &bounder->domain, &box, error);
+  double largest = 0;
+  bound->applies = status == QB_OK && box.applies;
+  for (int32_t k = 0; bound->applies && k < pair->quantized->output_count; k++) {
+    const qb_box_state *y = &box.states[pair->quantized->outputs[k]];
+    for (int64_t i = 0; i < y->count; i++)
+      largest = fmax(largest, fmax(-y->track[QB_TRACK_DIFFERENCE].lo[i], y->track[QB_TRACK_DIFFERENCE].hi[i]));
+  }
+  bound->value = qb_magnitude_from_double(largest);
+  snprintf(bound->why, sizeof bound->why, "%s", bound->applies ? "" : box.why);
+  qb_box_result_free(&box);
+  return status;
+}
+
+static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+  qb_spectral_settings settings;
+  qb_spectral_result result;
+  qb_spectral_settings_default(&settings);
+  qb_status status = qb_bound_spectral(pair, &bounder->domain, &settings, &result, error);
+  *bound = result.bound;
+  qb_spectral_result_free(&result);
+  return status;
+}
+
+typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound,
+                                       qb_error *error);
+
+/* The graph bounds; the published ones come together. */
+static const evaluate_function evaluators[QB_BOUND_COUNT] = {[QB_BOUND_LAYERWISE] = evaluate_layerwise,
+                                                             [QB_BOUND_INTERVAL] = evaluate_interval,
+                                                             [QB_BOUND_SPECTRAL] = evaluate_spectral};
+
 static void choose_best(qb_bounds *bounds) {
   qb_bound *best = &bounds->bound[QB_BOUND_BEST];
   snprintf(best->why, sizeof best->why, "no graph bound applies");
@@ -155,7 +197,14 @@ qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb
   if (pair->original != bounder->original)
     return qb_fail(error, QB_ERROR_ARGUMENT, "the pair's original network is not the one that was prepared");
   QB_TRY(evaluate_published(bounder, pair, bounds, error));
-  QB_TRY(evaluate_layerwise(bounder, pair, &bounds->bound[QB_BOUND_LAYERWISE], error));
+  for (int m = 0; m < QB_BOUND_BEST; m++) {
+    if (evaluators[m] == NULL)
+      continue;
+    if ((bounder->methods & 1u << m) != 0)
+      QB_TRY(evaluators[m](bounder, pair, &bounds->bound[m], error));
+    else
+      snprintf(bounds->bound[m].why, sizeof bounds->bound[m].why, "not asked for");
+  }
   choose_best(bounds);
   return QB_OK;
 }

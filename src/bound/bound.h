@@ -49,7 +49,9 @@ typedef struct qb_bound {
   X(GENERAL, "general", false)               \
   X(CNN, "cnn", false)                       \
   X(CHAIN_UNSUMMED, "chain_unsummed", false) \
-  X(LAYERWISE, "layerwise", true)
+  X(LAYERWISE, "layerwise", true)            \
+  X(INTERVAL, "interval", true)              \
+  X(SPECTRAL, "spectral", true)
 
 typedef enum qb_bound_method {
 #define X(ID, NAME, IS_GRAPH) QB_BOUND_##ID,
@@ -80,6 +82,10 @@ QB_MUST_CHECK qb_status qb_bounder_create(const qb_graph *original, const qb_dom
                                           const qb_bound_conventions *conventions, qb_bounder **bounder,
                                           qb_error *error);
 void qb_bounder_free(qb_bounder *bounder);
+
+/* Chooses the methods of later evaluations: bit m of `methods` is qb_bound_method m. The default is the published
+ * bounds and layerwise, which cost one pass over the weights; the others do not apply then ("not asked for"). */
+void qb_bounder_select(qb_bounder *bounder, uint32_t methods);
 
 /* Number of layers of the chain (conventions applied). */
 int32_t qb_bounder_layers(const qb_bounder *bounder);

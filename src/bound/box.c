@@ -112,7 +112,7 @@ static bool new_vector(box_call *call, int64_t count, ball_vector *v) {
   return v->centre != NULL && v->radius != NULL;
 }
 
-static void to_balls(const qb_interval *interval, int64_t count, ball_vector *v) {
+static void to_balls(const qb_box_track *interval, int64_t count, ball_vector *v) {
   for (int64_t i = 0; i < count; i++) {
     double lo = interval->lo[i], hi = interval->hi[i], centre = lo == hi ? lo : 0.5 * lo + 0.5 * hi;
     v->centre[i] = centre;
@@ -159,7 +159,7 @@ static qb_status add_product(box_call *call, const layer *l, const ball_vector *
   return QB_OK;
 }
 
-static void store(const ball_vector *v, int64_t count, qb_interval *interval, bool intersect) {
+static void store(const ball_vector *v, int64_t count, qb_box_track *interval, bool intersect) {
   for (int64_t i = 0; i < count; i++) {
     double lo = down(v->centre[i] - v->radius[i]), hi = up(v->centre[i] + v->radius[i]);
     lo = isnan(lo) ? -INFINITY : lo;
@@ -418,7 +418,7 @@ typedef struct window_view {
   int64_t count;
 } window_view;
 
-static window_view look(const qb_window *w, const qb_shape *x, const int64_t at[2], const qb_interval *plane_of,
+static window_view look(const qb_window *w, const qb_shape *x, const int64_t at[2], const qb_box_track *plane_of,
                         int64_t offset) {
   window_view v = {.top_lo = -INFINITY, .top_hi = -INFINITY, .least_lo = INFINITY};
   for (int64_t a = 0; a < w->kernel[0]; a++)
@@ -750,7 +750,10 @@ static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id
   call.shape = &graph->values[node->output].shape;
   call.y = &result->states[node->output];
   QB_TRY(new_state(result, call.y, (int64_t)qb_shape_elements(call.shape), node->name, error));
-  QB_TRY(rules[node->op](&call));
+  if (!qb_pair_same_parameters(pair, id))
+    refuse(&call, "slopes or statistics differ between the networks");
+  else
+    QB_TRY(rules[node->op](&call));
   for (int64_t i = 0; !call.refused && i < call.y->count; i++)
     qb_box_meet(call.y, i);
   qb_arena_rewind(scratch, (qb_arena_mark){0});

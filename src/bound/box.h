@@ -8,16 +8,16 @@
 
 #include "bound/bound.h"
 
-typedef struct qb_interval {
+typedef struct qb_box_track {
   double *lo, *hi; /* (elements) */
-} qb_interval;
+} qb_box_track;
 
 enum { QB_TRACK_ORIGINAL, QB_TRACK_QUANTIZED, QB_TRACK_DIFFERENCE, QB_TRACK_COUNT };
 
 /* The intervals of one tensor. */
 typedef struct qb_box_state {
   int64_t count;
-  qb_interval track[QB_TRACK_COUNT];
+  qb_box_track track[QB_TRACK_COUNT];
 } qb_box_state;
 
 typedef struct qb_box_result {

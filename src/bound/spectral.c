@@ -61,7 +61,10 @@ static qb_status visit(spectral *s, qb_node_id id, bool *refused) {
     return qb_fail_memory(s->error, node->name, (size_t)call.outputs * sizeof *call.d);
   s->centre[node->output] = call.d;
   call.y->peak = INFINITY;
-  QB_TRY(spectral_rules[node->op](&call));
+  if (!qb_pair_same_parameters(s->pair, id))
+    spectral_refuse(&call, "slopes or statistics differ between the networks");
+  else
+    QB_TRY(spectral_rules[node->op](&call));
   if (!call.refused)
     QB_TRY(spectral_gate(s, id));
   bool overflow = isnan(call.y->error) || isnan(call.y->spread) || isnan(call.y->peak);

@@ -486,3 +486,25 @@ void qb_pair_free(qb_pair *pair) {
   qb_free(pair->value);
   *pair = (qb_pair){0};
 }
+
+static bool same_constant(const qb_value *a, const qb_value *b) {
+  return a->is_constant && b->is_constant && qb_shape_equal(&a->shape, &b->shape) &&
+         memcmp(a->constant.data, b->constant.data, qb_shape_elements(&a->shape) * sizeof(float)) == 0;
+}
+
+bool qb_pair_same_parameters(const qb_pair *pair, qb_node_id quantized_node) {
+  const qb_node *ours = &pair->quantized->nodes[quantized_node];
+  if (pair->partner[quantized_node] == QB_NONE)
+    return true;
+  const qb_node *theirs = &pair->original->nodes[pair->partner[quantized_node]];
+  if (ours->op == QB_OP_LEAKY_RELU || ours->op == QB_OP_HARD_SIGMOID)
+    return ours->attributes.linear.alpha == theirs->attributes.linear.alpha &&
+           ours->attributes.linear.beta == theirs->attributes.linear.beta;
+  if (ours->op != QB_OP_PRELU && ours->op != QB_OP_BATCH_NORM)
+    return true;
+  for (int32_t slot = 1; slot < ours->input_count; slot++)
+    if (slot >= theirs->input_count ||
+        !same_constant(&pair->quantized->values[ours->inputs[slot]], &pair->original->values[theirs->inputs[slot]]))
+      return false;
+  return ours->op == QB_OP_PRELU || ours->attributes.batch_norm.epsilon == theirs->attributes.batch_norm.epsilon;
+}

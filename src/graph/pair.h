@@ -29,6 +29,11 @@ typedef struct qb_pair {
   int32_t absorbed; /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
 } qb_pair;
 
+/* True when the parameters of a quantized node that a bound takes for granted are those of its partner: slopes of
+ * LeakyRelu, PRelu and HardSigmoid, BatchNormalization statistics and its epsilon, bit for bit. qb_pair_match refuses
+ * graphs where they differ; a bound checks it once more. */
+bool qb_pair_same_parameters(const qb_pair *pair, qb_node_id quantized_node);
+
 /* Matches by structure from the outputs backwards; names do not matter. QB_ERROR_FORMAT says at which nodes the two
  * graphs part and why. Free with qb_pair_free in every case. */
 QB_MUST_CHECK qb_status qb_pair_match(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
