@@ -140,12 +140,12 @@ static void it_learns_digits(void **state) {
   few.count = 100;
   qb_mlp mlp;
   double loss, own, unseen;
-  train_on(&few, 50, 10, 0, &mlp, &loss);
+  train_on(&few, 50, 10, 1, &mlp, &loss);
   assert_int_equal(qb_mlp_accuracy(&mlp, &few, &own, NULL), QB_OK);
   assert_true(own == 1.0);
   assert_true(loss < 0.1);
   qb_mlp_free(&mlp);
-  train_on(&samples, 10, 20, 0, &mlp, &loss);
+  train_on(&samples, 10, 20, 1, &mlp, &loss);
   assert_int_equal(qb_mlp_accuracy(&mlp, &others, &unseen, NULL), QB_OK);
   assert_true(unseen > 0.2);
   qb_mlp_free(&mlp);
