@@ -223,13 +223,22 @@ static qb_status fill_terms(const qb_chain *chain, const qb_pair *pair, const qb
   return QB_OK;
 }
 
+static bool clips_differ(const qb_pair *pair, qb_node_id n) {
+  const qb_node *node = &pair->quantized->nodes[n];
+  if (node->op != QB_OP_CLIP || pair->partner[n] == QB_NONE)
+    return false;
+  const qb_clip_attributes *own = &node->attributes.clip;
+  const qb_clip_attributes *other = &pair->original->nodes[pair->partner[n]].attributes.clip;
+  return own->lo != other->lo || own->hi != other->hi;
+}
+
 /* The published theorems know nothing of quantized activations or of clips that differ. */
 static void decide_is_network(const qb_chain *chain, const qb_pair *pair, qb_published *published) {
   published->is_network = chain->is_network;
   snprintf(published->why_not, sizeof published->why_not, "%s", chain->why_not);
   bool differs = pair->clip_differences > 0 || pair->operand_differences > 0 || pair->absorbed > 0;
   for (qb_node_id n = 0; n < pair->quantized->node_count; n++)
-    differs = differs || pair->quantized->nodes[n].op == QB_OP_QUANTIZE_LINEAR;
+    differs = differs || pair->quantized->nodes[n].op == QB_OP_QUANTIZE_LINEAR || clips_differ(pair, n);
   if (published->is_network && differs) {
     published->is_network = false;
     snprintf(published->why_not, sizeof published->why_not,
