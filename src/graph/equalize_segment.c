@@ -85,24 +85,28 @@ static bool is_homogeneous(const qb_node *node) {
   }
 }
 
+static bool reads_later(const qb_node *node, qb_value_id value) {
+  for (int32_t slot = 1; slot < node->input_count; slot++)
+    if (node->inputs[slot] == value)
+      return true;
+  return false;
+}
+
 static void reach_node(segment_walk *walk, qb_node_id id, qb_value_id value) {
   const qb_node *node = &walk->graph->nodes[id];
   qb_linear linear;
-  for (int32_t slot = 1; slot < node->input_count; slot++)
-    if (node->inputs[slot] == value) {
-      walk->why = "it is not the first input of a node that it feeds";
-      return;
-    }
-  if (qb_graph_linear(walk->graph, id, &linear))
+  if (node->op == QB_OP_ADD || node->op == QB_OP_SUB || node->op == QB_OP_CONCAT)
+    walk->why = "its output meets other values in an Add, Sub or Concat";
+  else if (reads_later(node, value))
+    walk->why = "it is not the first input of a node that it feeds";
+  else if (qb_graph_linear(walk->graph, id, &linear))
     reach_layer(walk, &linear);
   else if (node->op == QB_OP_CLIP)
     reach_clip(walk, id);
   else if (is_homogeneous(node))
     follow(walk, node->output);
   else
-    walk->why = node->op == QB_OP_ADD || node->op == QB_OP_SUB || node->op == QB_OP_CONCAT
-                    ? "its output meets other values in an Add, Sub or Concat"
-                    : "it feeds an operator that is not homogeneous";
+    walk->why = "it feeds an operator that is not homogeneous";
 }
 
 static void follow(segment_walk *walk, qb_value_id value) {

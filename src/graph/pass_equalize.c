@@ -70,13 +70,14 @@ static qb_status prepare(equalizer_state *state, qb_error *error) {
 
 /* ----------------------------------------------------------------------------------------------------- range */
 
-/* The nearest power of two in ratio, where asked. Other factors within a thousandth of 1 are not worth rounding every
- * weight again: without this limit they would creep for ever. 1 for what is no factor. */
+/* The nearest power of two in ratio, where asked; for l1 the next one up, so that row sums end below 1. Other factors
+ * within a thousandth of 1 are not worth rounding every weight again: without this limit they would creep for ever. 1
+ * for what is no factor. */
 static double admissible(const equalizer_state *state, double factor) {
   if (!isfinite(factor) || factor <= 0)
     return 1;
   if (state->settings->power_of_two)
-    return exp2(rint(log2(factor)));
+    return exp2(state->settings->kind == QB_EQUALIZE_L1 ? ceil(log2(factor)) : rint(log2(factor)));
   return fabs(factor - 1) < 1e-3 ? 1 : factor;
 }
 
@@ -160,7 +161,24 @@ static double seen_magnitude(const equalizer_state *state, const qb_segment *seg
   return magnitude;
 }
 
-/* S_l = diag(a_l) from the input on: rows of a scaled layer then sum to 1 (up to the power of two). */
+static double largest(const double *numbers, size_t count) {
+  double result = 0;
+  for (size_t i = 0; i < count; i++)
+    result = fmax(result, numbers[i]);
+  return result;
+}
+
+/* Largest magnitude among the channels that layer `n` reads. */
+static double input_magnitude(const equalizer_state *state, const qb_channel_magnitudes *magnitudes, qb_node_id n) {
+  qb_value_id input = state->graph->nodes[n].inputs[0];
+  const qb_shape *shape = &state->graph->values[input].shape;
+  return magnitudes->values[input] == NULL
+             ? 1
+             : largest(magnitudes->values[input], shape->rank >= 2 ? (size_t)shape->dims[1] : 1);
+}
+
+/* S_l = diag(a_l) / m from the input on, m the largest magnitude at the layer's input: rows of a scaled layer then sum
+ * to at most 1 (up to the power of two). Dividing by m keeps numbers in range where residual sums let a grow. */
 static qb_status equalize_magnitudes(equalizer_state *state, qb_error *error) {
   qb_channel_magnitudes magnitudes;
   qb_status status = qb_channel_magnitudes_create(state->graph, state->settings->input_magnitude, &magnitudes, error);
@@ -170,9 +188,9 @@ static qb_status equalize_magnitudes(equalizer_state *state, qb_error *error) {
     if (status != QB_OK || next == state->segment_count || state->segments[next].source.node != n)
       continue;
     qb_segment *segment = &state->segments[next++];
-    double *a = magnitudes.values[state->graph->nodes[n].output];
+    double *a = magnitudes.values[state->graph->nodes[n].output], m = input_magnitude(state, &magnitudes, n);
     for (int64_t c = 0; c < segment->channels; c++)
-      state->factors[c] = admissible(state, seen_magnitude(state, segment, c, a[c]));
+      state->factors[c] = admissible(state, seen_magnitude(state, segment, c, a[c]) / m);
     (void)scale(state, segment, state->factors);
     for (int64_t c = 0; c < segment->channels; c++)
       a[c] /= segment->scale[c];

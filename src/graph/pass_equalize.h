@@ -15,7 +15,8 @@
 
 typedef enum qb_equalize_kind {
   QB_EQUALIZE_RANGE, /* equal max |w| on both sides: s = sqrt(r1 / r2), and (r1 r2 r3)^(1/3) across a depthwise layer */
-  QB_EQUALIZE_L1     /* every channel's magnitude bound a = |W| a + |b| becomes 1, so every row sum does */
+  QB_EQUALIZE_L1 /* every channel's magnitude bound |W| a + |b| becomes the largest a at the layer's input (with powers
+                    of two: between half of it and it), so that no row of |W| sums to more than 1 */
 } qb_equalize_kind;
 
 typedef struct qb_equalize_settings {
