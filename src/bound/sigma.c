@@ -383,50 +383,70 @@ static void read_energy(const plan *p, const workspace *w, double *row_energy, d
   }
 }
 
-static qb_status estimate_with_plan(const plan *p, double *norms, double *sigma, double *row_energy,
-                                    double *column_energy, qb_error *error) {
+/* Norms of the matrices in `peaks`, or of all. */
+static qb_status estimate_norms(const plan *p, const qb_sigma_peaks *peaks, double *norms, qb_error *error) {
   bool failed = false;
+  int64_t count = peaks->count > 0 ? peaks->count : p->count;
 #pragma omp parallel reduction(|| : failed)
   {
     workspace w;
     failed = !workspace_create(&w, p);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < count; i++) {
+      int64_t index = peaks->count > 0 ? peaks->index[i] : i;
       if (failed)
         continue;
-      fill_matrix(p, i, &w);
-      norms[i] = symbol_power(p, QUICK_ITERATIONS, &w);
+      fill_matrix(p, index, &w);
+      norms[index] = symbol_power(p, QUICK_ITERATIONS, &w);
     }
     workspace_free(&w);
   }
-  int64_t best = 0;
-  for (int64_t i = 1; i < p->count; i++)
-    if (norms[i] > norms[best])
-      best = i;
-  workspace w;
-  if (failed || !workspace_create(&w, p)) {
-    if (!failed)
-      workspace_free(&w);
-    return qb_fail_memory(error, "spectral norm", (size_t)(p->rows * p->cols) * sizeof(qb_complex));
-  }
-  fill_matrix(p, best, &w);
-  *sigma = symbol_power(p, LONG_ITERATIONS, &w);
-  read_energy(p, &w, row_energy, column_energy);
-  workspace_free(&w);
-  return QB_OK;
+  return failed ? qb_fail_memory(error, "spectral norm", (size_t)(p->rows * p->cols) * sizeof(qb_complex)) : QB_OK;
 }
 
-qb_status qb_sigma_estimate(const qb_sigma_problem *problem, double *sigma, double *row_energy, double *column_energy,
-                            qb_error *error) {
+/* Moves the largest entries of `norms` to the front of `peaks`, largest first. */
+static void choose_peaks(const plan *p, const double *norms, qb_sigma_peaks *peaks) {
+  for (int64_t i = 0; i < p->count; i++) {
+    int32_t at = peaks->count < QB_SIGMA_PEAKS ? peaks->count++ : QB_SIGMA_PEAKS;
+    for (; at > 0 && norms[i] > norms[peaks->index[at - 1]]; at--)
+      if (at < QB_SIGMA_PEAKS)
+        peaks->index[at] = peaks->index[at - 1];
+    if (at < QB_SIGMA_PEAKS)
+      peaks->index[at] = i;
+  }
+}
+
+static qb_status estimate_with_plan(const plan *p, qb_sigma_peaks *peaks, double *norms, double *sigma,
+                                    double *row_energy, double *column_energy, qb_error *error) {
+  workspace w;
+  QB_TRY(estimate_norms(p, peaks, norms, error));
+  if (peaks->count == 0)
+    choose_peaks(p, norms, peaks);
+  int64_t best = peaks->index[0];
+  for (int32_t i = 1; i < peaks->count; i++)
+    if (norms[peaks->index[i]] > norms[best])
+      best = peaks->index[i];
+  bool ready = workspace_create(&w, p);
+  if (ready) {
+    fill_matrix(p, best, &w);
+    *sigma = symbol_power(p, LONG_ITERATIONS, &w);
+    read_energy(p, &w, row_energy, column_energy);
+  }
+  workspace_free(&w);
+  return ready ? QB_OK : qb_fail_memory(error, "spectral norm", (size_t)(p->rows * p->cols) * sizeof(qb_complex));
+}
+
+qb_status qb_sigma_estimate(const qb_sigma_problem *problem, qb_sigma_peaks *peaks, double *sigma, double *row_energy,
+                            double *column_energy, qb_error *error) {
   plan p;
-  assert(problem->outer == NULL && problem->inner->groups == 1);
+  assert(problem->inner->groups == 1);
   int threads = openblas_get_num_threads();
   openblas_set_num_threads(1);
   qb_status status = plan_create(&p, problem, error);
   double *norms = status == QB_OK ? qb_alloc((size_t)p.count, sizeof *norms) : NULL;
   if (status == QB_OK)
     status = norms == NULL ? qb_fail_memory(error, "spectral norm", (size_t)p.count * sizeof *norms)
-                           : estimate_with_plan(&p, norms, sigma, row_energy, column_energy, error);
+                           : estimate_with_plan(&p, peaks, norms, sigma, row_energy, column_energy, error);
   openblas_set_num_threads(threads);
   qb_free(norms);
   qb_arena_free(&p.arena);

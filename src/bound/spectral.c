@@ -112,7 +112,7 @@ static qb_status walk(spectral *s) {
 }
 
 void qb_spectral_settings_default(qb_spectral_settings *settings) {
-  *settings = (qb_spectral_settings){.windows = true, .scaling_iterations = 24};
+  *settings = (qb_spectral_settings){.windows = true, .exact_channels = 96, .scaling_iterations = 24};
 }
 
 qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,

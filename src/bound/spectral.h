@@ -15,6 +15,8 @@
 
 typedef struct qb_spectral_settings {
   bool windows;           /* centred gates over pairs of layers and residual blocks; default true */
+  int exact_channels;     /* layers with more channels get W' by ||W'|| <= ||W|| + ||dW|| where that loses little:
+                           * less than half the work; default 96 */
   int scaling_iterations; /* steps of the search for T, 0: balanced norms only; default 24 */
 } qb_spectral_settings;
 

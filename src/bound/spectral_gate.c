@@ -9,6 +9,9 @@
 #include "base/error.h"
 #include "bound/spectral_internal.h"
 
+/* Every how many steps the search for T looks at all frequencies instead of the peaks: small layers can afford it. */
+static int full_search(int64_t channels) { return channels <= 64 ? 1 : 4; }
+
 /* Nodes of the quantized graph. */
 typedef struct window {
   qb_linear inner, outer, skip; /* W1, W2, A */
@@ -172,8 +175,8 @@ static qb_status scale_pair(spectral *s, const window_kernels *k, const double *
 
 /* One step of the search: the logarithm of ||W2 T|| ||T^-1 W1|| has the gradient |v_c|^2 - |u_c|^2 in log t_c, where v
  * and u are the dominant right and left singular vectors. Returns the product at the current scaling. */
-static qb_status scaling_step(spectral *s, const window_kernels *k, const int64_t side[2], double step, double *scaling,
-                              double *product) {
+static qb_status scaling_step(spectral *s, const window_kernels *k, const int64_t side[2], double step,
+                              qb_sigma_peaks peaks[2], double *scaling, double *product) {
   int64_t channels = k->inner.rows;
   qb_arena_mark mark = qb_arena_get_mark(&s->scratch);
   double *v = qb_arena_alloc(&s->scratch, (size_t)channels, sizeof *v);
@@ -185,8 +188,8 @@ static qb_status scaling_step(spectral *s, const window_kernels *k, const int64_
   QB_TRY(scale_pair(s, k, scaling, &inner, &outer));
   qb_sigma_problem one = {.inner = &inner, .side = {side[0], side[1]}};
   qb_sigma_problem two = {.inner = &outer, .side = {side[0] / inner.stride[0], side[1] / inner.stride[1]}};
-  QB_TRY(qb_sigma_estimate(&one, &first, u, NULL, s->error));
-  QB_TRY(qb_sigma_estimate(&two, &second, NULL, v, s->error));
+  QB_TRY(qb_sigma_estimate(&one, &peaks[0], &first, u, NULL, s->error));
+  QB_TRY(qb_sigma_estimate(&two, &peaks[1], &second, NULL, v, s->error));
   *product = first * second;
   double floor = 0.1 / (double)channels;
   for (int64_t c = 0; c < channels; c++)
@@ -199,6 +202,7 @@ static qb_status find_scaling(spectral *s, const window_kernels *k, const int64_
   int64_t channels = k->inner.rows;
   double *trial = qb_arena_alloc(&s->scratch, (size_t)channels, sizeof *trial);
   double *current = qb_arena_alloc(&s->scratch, (size_t)channels, sizeof *current);
+  qb_sigma_peaks peaks[2] = {{0}};
   double smallest = INFINITY;
   if (trial == NULL || current == NULL)
     return qb_fail_memory(s->error, "scaling", (size_t)channels * sizeof *trial);
@@ -206,8 +210,10 @@ static qb_status find_scaling(spectral *s, const window_kernels *k, const int64_
   memcpy(trial, best, (size_t)channels * sizeof *trial);
   for (int i = 0; i < s->settings->scaling_iterations; i++) {
     double product = 0;
+    if (i % full_search(channels) == 0) /* the peaks move with the scaling: look at every frequency again */
+      peaks[0].count = peaks[1].count = 0;
     memcpy(current, trial, (size_t)channels * sizeof *current);
-    QB_TRY(scaling_step(s, k, side, 0.25 / (1 + 0.15 * i), trial, &product));
+    QB_TRY(scaling_step(s, k, side, 0.25 / (1 + 0.15 * i), peaks, trial, &product));
     if (product < smallest) {
       smallest = product;
       memcpy(best, current, (size_t)channels * sizeof *best);
@@ -237,6 +243,21 @@ static qb_status gate_norm(spectral *s, const window *w, const window_kernels *k
   return QB_OK;
 }
 
+/* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1||. */
+static double perturbed_norm(const spectral *s, const window *w, double original) {
+  const qb_spectral_layer *first = &s->result->layers[w->inner.node], *second = &s->result->layers[w->outer.node];
+  bool has_layer = w->has_skip && !w->skip_is_identity;
+  double skip = has_layer ? s->result->layers[w->skip.node].sigma_difference : 0;
+  double moved = add_up(multiply_up(second->sigma_difference, first->sigma_quantized),
+                        multiply_up(second->sigma, first->sigma_difference));
+  return add_up(original, add_up(skip, moved));
+}
+
+static bool is_large(const spectral *s, const window_kernels *k) {
+  int64_t channels = k->inner.rows > k->outer.rows ? k->inner.rows : k->outer.rows;
+  return channels > s->settings->exact_channels;
+}
+
 static qb_status window_norms(spectral *s, const window *w, double *original, double *quantized) {
   window_kernels k[2];
   int64_t side[2];
@@ -248,7 +269,9 @@ static qb_status window_norms(spectral *s, const window *w, double *original, do
     return qb_fail_memory(s->error, "scaling", (size_t)k[0].inner.rows * sizeof *scaling);
   QB_TRY(find_scaling(s, &k[0], side, scaling));
   QB_TRY(gate_norm(s, w, &k[0], side, scaling, original));
-  return gate_norm(s, w, &k[1], side, scaling, quantized);
+  *quantized = perturbed_norm(s, w, *original);
+  return is_large(s, &k[0]) && *quantized <= 1.05 * *original ? QB_OK
+                                                              : gate_norm(s, w, &k[1], side, scaling, quantized);
 }
 
 qb_status spectral_gate(spectral *s, qb_node_id node) {

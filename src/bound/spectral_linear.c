@@ -103,6 +103,9 @@ static qb_status linear_norms(spectral_call *call, const layer_pair *l, qb_spect
     norms->sigma_quantized = norms->sigma;
     return QB_OK;
   }
+  norms->sigma_quantized = add_up(norms->sigma, norms->sigma_difference);
+  if (l->linear[0].out_channels > s->settings->exact_channels && norms->sigma_quantized <= 1.02 * norms->sigma)
+    return QB_OK;
   return layer_norm(s, l->graph[1], &l->linear[1], l->weight[1], NULL, &norms->sigma_quantized);
 }
 
