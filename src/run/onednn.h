@@ -1,8 +1,12 @@
 /* The oneDNN engine's parts. Only src/run/onednn*.c include this; nothing else in qbound sees oneDNN.
  *
- * Compiling a graph makes a list of steps. A step is a oneDNN primitive or a plain loop; its operands are places: a
- * memory layout plus where the bytes are. Places of values live in one block, planned by lifetime when all steps are
- * known, so several places may share a buffer (views, sums written over an operand). */
+ * Compiling a graph makes a list of steps for a part of the batch. A step is a oneDNN primitive or a plain loop; its
+ * operands are places: a memory layout plus where the bytes are. Places of values live in one block, planned by
+ * lifetime when all steps are known, so several places may share a buffer (views, sums written over an operand).
+ *
+ * A batch runs in parts that are small enough for the caches. With enough samples every thread is a worker that takes
+ * whole parts and computes them alone in a block of its own: no barriers between threads. Otherwise there is one
+ * worker, and the threads share each step. */
 #ifndef QB_RUN_ONEDNN_H
 #define QB_RUN_ONEDNN_H
 
@@ -25,7 +29,6 @@ typedef struct place {
   int32_t buffer; /* PLACE_BUFFER: index into buffers */
   void *data;     /* PLACE_FIXED */
   bool owned;     /* PLACE_FIXED: release data with qb_free */
-  dnnl_memory_t memory;
 } place;
 
 typedef struct step_argument {
@@ -43,13 +46,25 @@ typedef struct step {
   int32_t first; /* index of its first argument */
 } step;
 
+/* What one part of a batch computes in. */
+typedef struct worker {
+  dnnl_stream_t stream;
+  dnnl_memory_t *memories;    /* (place_count) */
+  dnnl_exec_arg_t *execution; /* (argument_count) */
+  unsigned char *block;
+  void *scratch;
+  float *padded_input; /* a full part, for a last part with fewer samples */
+} worker;
+
 typedef struct onednn_engine {
   const qb_graph *graph;
-  int32_t batch, threads;
+  int32_t batch;        /* samples of a part: what steps are compiled for */
+  int32_t whole_batch;  /* samples of a call at most */
+  int32_t step_threads; /* that share one step */
   bool *kept;           /* (value_count) */
   int32_t *value_place; /* (value_count) where a value is; QB_NONE when it is inside a fused step or not yet there */
   int32_t *plain_place; /* (value_count) the same in row-major order, QB_NONE until needed */
-  int32_t *kept_place;  /* (value_count) row-major and never overwritten, for kept values */
+  int32_t *kept_place;  /* (value_count) row-major and intact when a part is done, for kept values */
   bool *absorbed;       /* (node_count) runs inside the step of an earlier node */
 
   place *places;
@@ -62,13 +77,12 @@ typedef struct onednn_engine {
   bool *shared; /* per buffer: several values are views of it, so it must not be overwritten in place */
   int32_t buffer_count, buffer_capacity, shared_capacity;
 
-  dnnl_exec_arg_t *execution; /* (argument_count) */
-  unsigned char *block;
-  void *scratch;
   size_t scratch_size;
-  float *padded_input; /* a full batch, for calls with fewer samples */
+  worker *workers;
+  int32_t worker_count;
+  float **kept_data; /* (value_count) the whole batch in row-major order, for kept values */
   dnnl_engine_t device;
-  dnnl_stream_t stream;
+  dnnl_stream_t stream; /* of reorders while compiling */
 } onednn_engine;
 
 /* Turns a oneDNN status into ours. */
