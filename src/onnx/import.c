@@ -523,6 +523,8 @@ static qb_status run_import(const qb_onnx *document, qb_graph *graph, unsupporte
   qb_status status = qb_graph_init(graph, document->path, in.error);
   if (status == QB_OK)
     status = import_all(&in, list);
+  if (status != QB_OK && strstr(in.error->message, document->path) == NULL)
+    status = qb_fail_context(in.error, status, "%s", document->path);
   qb_names_free(&in.names);
   qb_free(in.symbols);
   qb_free(in.constants);
