@@ -104,7 +104,8 @@ Onnx__TensorProto *onnx_tensor(onnx_model *m, const char *name, int32_t type, in
   tensor->data_type = type;
   tensor->n_dims = (size_t)rank;
   tensor->dims = take(m, (size_t)rank, sizeof *tensor->dims);
-  memcpy(tensor->dims, dims, (size_t)rank * sizeof *dims);
+  for (int i = 0; i < rank; i++)
+    tensor->dims[i] = dims[i];
   tensor->has_raw_data = true;
   tensor->raw_data.len = size;
   tensor->raw_data.data = take(m, size, 1);
