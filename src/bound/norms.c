@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "bound/rounding.h"
 
-enum { WORTH_THREADS = 20000 }; /* weights: below, starting threads costs more than the sums */
+enum { WORTH_THREADS = 1000000 }; /* weights, about a millisecond: below, waiting for a busy core costs more */
 
 /* sum |w[i]| of one row and, when `base` is given, the largest |w[i] - base[i]|, both as computed in double. */
 static double row_sum(const float *w, const float *base, int64_t count, double *largest) {

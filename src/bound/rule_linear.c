@@ -14,7 +14,7 @@
 #include "bound/fault.h"
 #include "bound/rule.h"
 
-enum { WORTH_THREADS = 20000 }; /* weights: below, starting threads costs more than the products */
+enum { WORTH_THREADS = 1000000 }; /* weights, about a millisecond: below, waiting for a busy core costs more */
 
 /* What each weight of a row meets: (count) numbers per array. */
 typedef struct vectors {
