@@ -111,6 +111,11 @@ QB_API void qb_model_free(qb_model *model);
 /* The path it was loaded from, or that of the model it was quantized from. Lives as long as the model. */
 QB_API const char *qb_model_path(const qb_model *model);
 
+/* Layers with weights, in topological order: their number and the node name of the i-th, which lives as long as the
+ * model. */
+QB_API int qb_model_layer_count(const qb_model *model);
+QB_API const char *qb_model_layer_name(const qb_model *model, int layer);
+
 /* How qb_model_save writes. */
 typedef struct qb_save_settings {
   bool compat; /* opset 13 operators and int8 carriers only, for old runtimes: 2 to 8 bits. Default false */
@@ -249,7 +254,7 @@ typedef struct qb_quantize_info {
 QB_API void qb_quantize_settings_default(qb_quantize_settings *settings);
 QB_API void qb_quantize_info_free(qb_quantize_info *info);
 
-/* A scheme's or granularity's name on the command line and in JSON ("uniform", "channel"); never NULL. */
+/* A scheme's, granularity's or grid's name on the command line and in JSON ("uniform", "channel"); never NULL. */
 QB_API const char *qb_scheme_name(qb_scheme scheme);
 QB_API const char *qb_granularity_name(qb_granularity granularity);
 

@@ -1,0 +1,191 @@
+/* qbound quantize MODEL -o OUT.onnx: writes a quantized network that any ONNX runtime loads. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "plan.h"
+#include "table.h"
+
+enum { MAX_RULES = 64 };
+
+typedef struct quantize_arguments {
+  cli_options options;
+  const char *model, *output, *plan;
+  const char *rules[MAX_RULES];
+  int rule_count;
+  qb_quantize_settings settings;
+  qb_save_settings save;
+} quantize_arguments;
+
+enum {
+  KEY_BITS = 0x100,
+  KEY_SCHEME,
+  KEY_GRANULARITY,
+  KEY_SYMMETRIC,
+  KEY_AFFINE,
+  KEY_GRID,
+  KEY_COMPAT,
+  KEY_PLAN,
+  KEY_TENSOR
+};
+
+static const struct argp_option quantize_options[] = {
+    {"output", 'o', "OUT.onnx", 0, "The file to write", 0},
+    {"bits", KEY_BITS, "B", 0, "Bits of a weight, 2..16 (default 8)", 0},
+    {"scheme", KEY_SCHEME, "NAME", 0,
+     "uniform: nearest code (default); round: power-of-two scale; stochastic: randomised, unbiased", 0},
+    {"granularity", KEY_GRANULARITY, "tensor|channel", 0, "One scale per tensor or per output channel (default)", 0},
+    {"symmetric", KEY_SYMMETRIC, NULL, 0, "Zero is code 0 (default)", 0},
+    {"affine", KEY_AFFINE, NULL, 0, "A zero point per scale", 0},
+    {"grid", KEY_GRID, "minmax|mse", 0, "Range of the codes: all weights (default), or least mean square change", 0},
+    {"plan", KEY_PLAN, "FILE", 0, "Bits per layer: one `LAYER BITS` a line, `# LAYER` keeps it float", 0},
+    {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable", 0},
+    {"compat", KEY_COMPAT, NULL, 0, "For old runtimes: opset 13 at most, int8 storage, 2 to 8 bits", 0},
+    {0},
+};
+
+static qb_scheme parse_scheme(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"round", "uniform", "stochastic", NULL};
+  static const qb_scheme schemes[] = {QB_SCHEME_ROUND, QB_SCHEME_UNIFORM, QB_SCHEME_STOCHASTIC};
+  return schemes[cli_parse_choice(state, "--scheme", text, names)];
+}
+
+static qb_granularity parse_granularity(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"tensor", "channel", NULL};
+  return cli_parse_choice(state, "--granularity", text, names) == 0 ? QB_PER_TENSOR : QB_PER_CHANNEL;
+}
+
+static qb_grid_choice parse_grid(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"minmax", "mse", NULL};
+  return cli_parse_choice(state, "--grid", text, names) == 0 ? QB_GRID_MINMAX : QB_GRID_MSE;
+}
+
+static void add_rule(struct argp_state *state, quantize_arguments *arguments, const char *text) {
+  if (arguments->rule_count == MAX_RULES)
+    argp_error(state, "--tensor: at most %d rules; a --plan FILE has no limit", MAX_RULES);
+  arguments->rules[arguments->rule_count++] = text;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+  quantize_arguments *arguments = state->input;
+  qb_quantize_settings *settings = &arguments->settings;
+  switch (key) {
+  case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case 'o': arguments->output = text; return 0;
+  case KEY_BITS: settings->bits = (int)cli_parse_integer(state, "--bits", text, QB_MIN_BITS, QB_MAX_BITS); return 0;
+  case KEY_SCHEME: settings->scheme = parse_scheme(state, text); return 0;
+  case KEY_GRANULARITY: settings->granularity = parse_granularity(state, text); return 0;
+  case KEY_SYMMETRIC: settings->affine = false; return 0;
+  case KEY_AFFINE: settings->affine = true; return 0;
+  case KEY_GRID: settings->grid = parse_grid(state, text); return 0;
+  case KEY_COMPAT: arguments->save.compat = true; return 0;
+  case KEY_PLAN: arguments->plan = text; return 0;
+  case KEY_TENSOR: add_rule(state, arguments, text); return 0;
+  case ARGP_KEY_ARG:
+    if (arguments->model != NULL)
+      argp_error(state, "one MODEL at a time; '%s' is too much", text);
+    arguments->model = text;
+    return 0;
+  case ARGP_KEY_END:
+    if (arguments->model == NULL || arguments->output == NULL)
+      argp_error(state, "%s", arguments->model == NULL ? "which MODEL?" : "where to? Say -o OUT.onnx");
+    return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
+}
+
+static const struct argp quantize_argp = {
+    .options = quantize_options,
+    .parser = parse,
+    .args_doc = "MODEL -o OUT.onnx",
+    .doc = "Rounds the weights of every layer to integers and writes them packed into an ONNX file with "
+           "DequantizeLinear nodes. The file is read back and checked before it appears under its name.\v"
+           "Example:\n  qbound quantize resnet18.onnx -o resnet18_w4.onnx --bits 4 --tensor 'fc=8'\n\n"
+           "Biases stay float. delta is the largest change of a weight, computed from the written weights.",
+    .children = cli_common,
+};
+
+static void print_layer(cli_table *table, int number, const qb_quantize_layer *layer) {
+  char before[CLI_TEXT], after[CLI_TEXT];
+  cli_table_cell(table, "%d", number);
+  cli_table_cell(table, "%s", layer->node);
+  if (layer->bits == 0)
+    cli_table_cell(table, "float");
+  else
+    cli_table_cell(table, "%d", layer->bits);
+  cli_table_cell(table, "%lld", (long long)layer->weights);
+  cli_table_cell(table, "%.3g", layer->delta);
+  cli_table_cell(table, "%.3g", layer->mean_square);
+  cli_table_cell(table, "%s", cli_bytes(layer->size_before_bytes, before));
+  cli_table_cell(table, "%s", cli_bytes(layer->size_after_bytes, after));
+}
+
+static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info, const qb_save_info *save) {
+  static const char *const header[] = {"#", "layer", "bits", "weights", "delta", "mean square", "before", "after"};
+  cli_table table;
+  cli_table_begin(&table, "rlrrrrrr");
+  for (size_t i = 0; i < sizeof header / sizeof *header; i++)
+    cli_table_cell(&table, "%s", header[i]);
+  int64_t before = 0, after = 0;
+  for (int i = 0; i < info->layer_count; i++) {
+    print_layer(&table, i + 1, &info->layers[i]);
+    before += info->layers[i].size_before_bytes;
+    after += info->layers[i].size_after_bytes;
+  }
+  cli_table_end(&table);
+  char texts[3][CLI_TEXT];
+  printf("\n%s: opset %lld, %s; weights %s before, %s after; largest change of a weight %.4g\n", arguments->output,
+         (long long)save->opset, cli_bytes(save->size_bytes, texts[0]), cli_bytes(before, texts[1]),
+         cli_bytes(after, texts[2]), info->delta);
+  printf("Read back and run: largest output difference from the network in memory %.3g; with the original weights put "
+         "back, %.2g of the largest output from the original (rounding of folded BatchNorm).\n",
+         save->output_difference, save->float_difference);
+}
+
+static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *plan) {
+  qb_error error;
+  qb_model *quantized = NULL;
+  qb_quantize_info info = {0};
+  qb_save_info save = {0};
+  arguments->settings.plan = plan->layers;
+  arguments->settings.plan_count = plan->count;
+  int code = CLI_DONE;
+  char *text = NULL;
+  if (qb_quantize(model, &arguments->settings, cli_progress_begin(), &quantized, &info, &error) != QB_OK ||
+      qb_model_save(quantized, arguments->output, &arguments->save, &save, &error) != QB_OK) {
+    code = cli_fail(&error);
+  } else if (!arguments->options.json) {
+    cli_progress_end();
+    print_table(arguments, &info, &save);
+    code = cli_flush();
+  } else {
+    code = qb_quantize_json(quantized, &info, arguments->output, &save, &text, &error) == QB_OK ? cli_print_json(text)
+                                                                                                 : cli_fail(&error);
+  }
+  qb_quantize_info_free(&info);
+  qb_model_free(quantized);
+  return code;
+}
+
+int cmd_quantize(int argc, char **argv) {
+  quantize_arguments arguments = {0};
+  qb_quantize_settings_default(&arguments.settings);
+  qb_save_settings_default(&arguments.save);
+  argp_parse(&quantize_argp, argc, argv, 0, NULL, &arguments);
+  arguments.settings.seed = arguments.options.seed;
+  arguments.settings.threads = arguments.save.threads = arguments.options.threads;
+
+  qb_error error;
+  qb_model *model = NULL;
+  cli_plan plan = {0};
+  int code;
+  if (qb_model_load(arguments.model, &model, &error) != QB_OK ||
+      !cli_plan_make(model, arguments.plan, arguments.rules, arguments.rule_count, &plan, &error))
+    code = cli_fail(&error);
+  else
+    code = run(&arguments, model, &plan);
+  cli_plan_free(&plan);
+  qb_model_free(model);
+  return code;
+}

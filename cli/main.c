@@ -1,0 +1,58 @@
+/* qbound: the command line. Finds the subcommand and runs it. */
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct command {
+  const char *name, *title; /* title: "qbound NAME", what usage messages call the program */
+  int (*run)(int argc, char **argv);
+  const char *does;
+} command;
+
+static const command commands[] = {
+    {"demo", "qbound demo", cmd_demo, "the main job on a small network and images that ship inside qbound"},
+    {"inspect", "qbound inspect", cmd_inspect, "layers, shapes, sizes, norms, ranges; what is unsupported and why"},
+    {"bound", "qbound bound", cmd_bound, "prove how far quantization can move the output, for many bit widths"},
+    {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere"},
+    {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data"},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *stream) {
+  fputs("Usage: qbound COMMAND [ARGUMENT...]\n"
+        "Quantize a trained network (ONNX) and prove how far the result can be from the original.\n\n",
+        stream);
+  for (int i = 0; i < COMMAND_COUNT; i++)
+    fprintf(stream, "  %-9s %s\n", commands[i].name, commands[i].does);
+  fputs("\n`qbound COMMAND --help` explains a command and shows an example.\n"
+        "Start with `qbound demo`. `qbound --version` prints the version.\n"
+        "Exit status: 0 done, 1 failed, 2 wrong usage, 3 ran, but the guarantee asked for was not reached.\n",
+        stream);
+}
+
+int main(int argc, char **argv) {
+  setlocale(LC_CTYPE, "");
+  argp_err_exit_status = CLI_USAGE;
+  const char *name = argc > 1 ? argv[1] : "";
+  if (strcmp(name, "--help") == 0 || strcmp(name, "-?") == 0 || strcmp(name, "help") == 0) {
+    print_help(stdout);
+    return cli_flush();
+  }
+  if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+    printf("qbound %s\n", qb_version());
+    return cli_flush();
+  }
+  for (int i = 0; i < COMMAND_COUNT; i++)
+    if (strcmp(name, commands[i].name) == 0) {
+      char title[32];
+      snprintf(title, sizeof title, "%s", commands[i].title);
+      argv[1] = title;
+      return commands[i].run(argc - 1, argv + 1);
+    }
+  if (argc > 1)
+    fprintf(stderr, "qbound: there is no command '%s'\n\n", name);
+  print_help(stderr);
+  return CLI_USAGE;
+}
