@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli.h"
-#include "plan.h"
-#include "table.h"
+#include "cli/cli.h"
+#include "cli/layer_plan.h"
+#include "cli/table.h"
 
 enum { MAX_RULES = 64 };
 
@@ -106,7 +106,7 @@ static const struct argp quantize_argp = {
     .children = cli_common,
 };
 
-static void print_layer(cli_table *table, int number, const qb_quantize_layer *layer) {
+static void print_layer(cli_table *table, int number, const qb_quantize_layer *layer, int64_t size_after_bytes) {
   char before[CLI_TEXT], after[CLI_TEXT];
   cli_table_cell(table, "%d", number);
   cli_table_cell(table, "%s", layer->node);
@@ -117,8 +117,8 @@ static void print_layer(cli_table *table, int number, const qb_quantize_layer *l
   cli_table_cell(table, "%lld", (long long)layer->weights);
   cli_table_cell(table, "%.3g", layer->delta);
   cli_table_cell(table, "%.3g", layer->mean_square);
-  cli_table_cell(table, "%s", cli_bytes(layer->size_before_bytes, before));
-  cli_table_cell(table, "%s", cli_bytes(layer->size_after_bytes, after));
+  cli_table_cell(table, "%s", cli_bytes(4 * layer->weights, before));
+  cli_table_cell(table, "%s", cli_bytes(size_after_bytes, after));
 }
 
 static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info, const qb_save_info *save) {
@@ -129,9 +129,10 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
     cli_table_cell(&table, "%s", header[i]);
   int64_t before = 0, after = 0;
   for (int i = 0; i < info->layer_count; i++) {
-    print_layer(&table, i + 1, &info->layers[i]);
-    before += info->layers[i].size_before_bytes;
-    after += info->layers[i].size_after_bytes;
+    int64_t stored = qb_quantize_layer_bytes(&info->layers[i], arguments->save.compat);
+    print_layer(&table, i + 1, &info->layers[i], stored);
+    before += info->layers[i].tied ? 0 : 4 * info->layers[i].weights;
+    after += stored;
   }
   cli_table_end(&table);
   char texts[3][CLI_TEXT];
@@ -160,7 +161,7 @@ static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *p
     print_table(arguments, &info, &save);
     code = cli_flush();
   } else {
-    code = qb_quantize_json(quantized, &info, arguments->output, &save, &text, &error) == QB_OK ? cli_print_json(text)
+    code = qb_quantize_json(quantized, &info, arguments->output, &save, arguments->save.compat, &text, &error) == QB_OK ? cli_print_json(text)
                                                                                                  : cli_fail(&error);
   }
   qb_quantize_info_free(&info);

@@ -1,5 +1,5 @@
 /* Aligned tables and numbers for people; see table.h. */
-#include "table.h"
+#include "cli/table.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli.h"
+#include "cli/cli.h"
 
 void cli_table_begin(cli_table *table, const char *alignment) {
   *table = (cli_table){.alignment = alignment};

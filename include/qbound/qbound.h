@@ -233,6 +233,7 @@ typedef struct qb_quantize_settings {
   uint64_t seed;              /* of randomised schemes, default 0 */
   const qb_layer_bits *plan;  /* (plan_count) overrides of `bits` by layer, default NULL; every name must exist */
   int plan_count;
+  int threads; /* 0 (default): all cores */
 } qb_quantize_settings;
 
 /* What quantizing did to one layer. */
@@ -243,6 +244,8 @@ typedef struct qb_quantize_layer {
   bool tied;          /* an earlier layer of the list holds the same weight, which was quantized there */
   double delta;       /* max |w' - w|, computed from the written weights */
   double mean_square; /* mean of (w' - w)^2 */
+  int64_t scales;     /* number of scales; 0 when it stayed float */
+  bool affine;        /* a zero point per scale is stored too */
 } qb_quantize_layer;
 
 typedef struct qb_quantize_info {
@@ -254,9 +257,14 @@ typedef struct qb_quantize_info {
 QB_API void qb_quantize_settings_default(qb_quantize_settings *settings);
 QB_API void qb_quantize_info_free(qb_quantize_info *info);
 
+/* Bytes of the layer's weights, scales and zero points in the written file (`compat`: as in qb_save_settings), without
+ * the names around them. A tied layer takes none. */
+QB_API int64_t qb_quantize_layer_bytes(const qb_quantize_layer *layer, bool compat);
+
 /* A scheme's, granularity's or grid's name on the command line and in JSON ("uniform", "channel"); never NULL. */
 QB_API const char *qb_scheme_name(qb_scheme scheme);
 QB_API const char *qb_granularity_name(qb_granularity granularity);
+QB_API const char *qb_grid_choice_name(qb_grid_choice grid);
 
 /* Quantizes every layer with weights. The result borrows from `model`, which must outlive it. `progress` and `info`
  * may be NULL; release `info` with qb_quantize_info_free, its strings live as long as `*quantized`.
@@ -350,11 +358,12 @@ QB_API void qb_bound_report_free(qb_bound_report *report);
 
 /* Labelled inputs. */
 typedef struct qb_data {
-  const char *path;       /* folder of images, .npy, MNIST idx, CIFAR-10 .bin, or "digits": images drawn by qbound */
+  const char *path;       /* folder of images, .npy, MNIST idx, CIFAR-10 .bin, or "digits": drawn by qbound */
   const char *labels;     /* labels file where the format needs one; default NULL: found beside the data */
   const char *preprocess; /* preset or key=value pairs; default "raw" */
   int64_t samples, skip;  /* use at most this many (0: all) after leaving out the first `skip` */
   int label_offset;       /* class of the network = label + offset; default 0 */
+  uint64_t seed;          /* of "digits"; default 0 */
 } qb_data;
 
 typedef struct qb_measure_settings {
@@ -432,9 +441,11 @@ QB_API QB_MUST_CHECK qb_status qb_train_mlp(const qb_data *data, const qb_data *
 /* Each report as one line of JSON with a schema name (docs/json.md); release with qb_text_free. Equal reports give
  * equal bytes but for what lies under the key "timing". QB_ERROR_MEMORY. */
 QB_API QB_MUST_CHECK qb_status qb_inspection_json(const qb_inspection *inspection, char **text, qb_error *error);
+
+/* `output` is the path of the written file, `compat` how it was saved. */
 QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info,
-                                                const char *output, const qb_save_info *save, char **text,
-                                                qb_error *error);
+                                                const char *output, const qb_save_info *save, bool compat,
+                                                char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_measurement_json(const qb_measurement *measurement, char **text, qb_error *error);
 QB_API void qb_text_free(char *text);

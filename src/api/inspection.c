@@ -1,0 +1,227 @@
+/* qb_inspect: what is in a file. Norms and ranges are of the network with BatchNorm folded; operators are counted in
+ * the file as it is. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "api/model.h"
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/hash.h"
+
+/* ----------------------------------------------------------------------------------------------------- one layer */
+
+/* Per output channel: the l1 norm of its row and its largest |w|. Arrays of (out_channels), zeroed. */
+static void scan_channels(const qb_graph *graph, const qb_linear *linear, double *l1, double *largest) {
+  const qb_view *view = &graph->values[linear->weight].constant;
+  const float *weight = qb_view_f32(view);
+  int64_t area = linear->kernel_area, count = (int64_t)qb_view_elements(view);
+  int64_t out_per_group = linear->out_channels / linear->group, in_per_group = linear->in_channels / linear->group;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t channel = i / (count / linear->out_channels);
+    if (linear->channel_axis == 1) /* (IC, OC/G, KH, KW): the group comes from the input channel */
+      channel = i / (area * out_per_group) / in_per_group * out_per_group + i / area % out_per_group;
+    double magnitude = fabs((double)weight[i]);
+    l1[channel] += magnitude;
+    largest[channel] = fmax(largest[channel], magnitude);
+  }
+}
+
+static void summarize_channels(const qb_linear *linear, const double *l1, const double *largest,
+                               qb_inspect_layer *layer) {
+  double radius = 0, greatest = 0, least = INFINITY;
+  for (int64_t c = 0; c < linear->out_channels; c++) {
+    radius = fmax(radius, l1[c]);
+    greatest = fmax(greatest, largest[c]);
+    least = largest[c] > 0 ? fmin(least, largest[c]) : least;
+    layer->zero_channels += largest[c] == 0;
+  }
+  /* n roundings to nearest in the sum: (1 + n eps) covers gamma_n (theory 4). */
+  layer->radius = radius * (1 + (double)linear->row_length * DBL_EPSILON);
+  layer->largest = greatest;
+  layer->range_ratio = greatest > 0 ? greatest / least : 1;
+}
+
+static int copy_shape(const qb_shape *shape, int64_t dims[QB_SHAPE_RANK]) {
+  for (int i = 0; i < shape->rank; i++)
+    dims[i] = shape->dims[i];
+  return shape->rank;
+}
+
+static qb_status describe_layer(const qb_graph *graph, const qb_linear *linear, qb_arena *arena,
+                                qb_inspect_layer *layer, qb_error *error) {
+  const qb_node *node = &graph->nodes[linear->node];
+  const qb_value *weight = &graph->values[linear->weight];
+  layer->node = qb_arena_string(arena, node->name, strlen(node->name));
+  layer->op = qb_op_name(node->op);
+  layer->weight_rank = copy_shape(&weight->shape, layer->weight_shape);
+  layer->output_rank = copy_shape(&graph->values[node->output].shape, layer->output_shape);
+  layer->parameters = (int64_t)qb_shape_elements(&weight->shape);
+  if (linear->bias != QB_NONE)
+    layer->parameters += (int64_t)qb_shape_elements(&graph->values[linear->bias].shape);
+  layer->macs = qb_graph_node_macs(graph, linear->node);
+  layer->row_length = linear->row_length;
+  layer->bits = weight->codes != NULL ? weight->codes->bits : 0;
+
+  qb_arena_mark mark = qb_arena_get_mark(arena);
+  double *l1 = qb_arena_alloc(arena, (size_t)linear->out_channels, sizeof *l1);
+  double *largest = qb_arena_alloc(arena, (size_t)linear->out_channels, sizeof *largest);
+  if (layer->node == NULL || l1 == NULL || largest == NULL)
+    return qb_fail_memory(error, "the description of a layer", 2 * (size_t)linear->out_channels * sizeof *l1);
+  scan_channels(graph, linear, l1, largest);
+  summarize_channels(linear, l1, largest, layer);
+  qb_arena_rewind(arena, mark);
+  return QB_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------------- the network */
+
+static qb_status describe_tensors(const qb_graph *graph, const qb_value_id *ids, int32_t count, qb_arena *arena,
+                                  qb_inspect_tensor **tensors, qb_error *error) {
+  *tensors = qb_arena_alloc(arena, (size_t)count, sizeof **tensors);
+  if (*tensors == NULL)
+    return qb_fail_memory(error, "the description of inputs", (size_t)count * sizeof **tensors);
+  for (int32_t i = 0; i < count; i++) {
+    const qb_value *value = &graph->values[ids[i]];
+    (*tensors)[i].name = qb_arena_string(arena, value->name, strlen(value->name));
+    (*tensors)[i].rank = copy_shape(&value->shape, (*tensors)[i].shape);
+    if ((*tensors)[i].name == NULL)
+      return qb_fail_memory(error, "a name", strlen(value->name));
+  }
+  return QB_OK;
+}
+
+static qb_status count_operators(const qb_graph *graph, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  inspection->operators = qb_arena_alloc(arena, QB_OP_COUNT, sizeof *inspection->operators);
+  if (inspection->operators == NULL)
+    return qb_fail_memory(error, "operator counts", QB_OP_COUNT * sizeof *inspection->operators);
+  int slot[QB_OP_COUNT] = {0}; /* 1 + index into operators */
+  for (qb_node_id id = 0; id < graph->node_count; id++) {
+    qb_op op = graph->nodes[id].op;
+    if (slot[op] == 0) {
+      slot[op] = ++inspection->operator_count;
+      inspection->operators[slot[op] - 1].op = qb_op_name(op);
+    }
+    inspection->operators[slot[op] - 1].count++;
+  }
+  return QB_OK;
+}
+
+static qb_status describe_model(const qb_model *model, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  const qb_graph *read = &model->read;
+  inspection->input_count = read->input_count;
+  inspection->output_count = read->output_count;
+  inspection->supported = true;
+  QB_TRY(describe_tensors(read, read->inputs, read->input_count, arena, &inspection->inputs, error));
+  QB_TRY(describe_tensors(read, read->outputs, read->output_count, arena, &inspection->outputs, error));
+  QB_TRY(count_operators(read, arena, inspection, error));
+  inspection->layers = qb_arena_alloc(arena, (size_t)model->layer_count, sizeof *inspection->layers);
+  if (inspection->layers == NULL)
+    return qb_fail_memory(error, "the list of layers", (size_t)model->layer_count * sizeof *inspection->layers);
+  for (int i = 0; i < model->layer_count; i++) {
+    qb_linear linear;
+    if (!qb_graph_linear(&model->graph, model->layers[i], &linear))
+      continue;
+    qb_inspect_layer *layer = &inspection->layers[inspection->layer_count++];
+    QB_TRY(describe_layer(&model->graph, &linear, arena, layer, error));
+    inspection->parameters += layer->parameters;
+    inspection->macs += layer->macs;
+  }
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------- unsupported nodes */
+
+/* Lists the nodes without a rule; their number into inspection->unsupported_count. */
+static qb_status list_unsupported(const qb_onnx *document, qb_arena *arena, qb_inspection *inspection,
+                                  qb_error *error) {
+  int32_t count = 0, listed = 0;
+  QB_TRY(qb_onnx_list_unsupported(document, NULL, 0, &count, error));
+  if (count == 0)
+    return QB_OK;
+  qb_onnx_unsupported *list = qb_arena_alloc(arena, (size_t)count, sizeof *list);
+  inspection->unsupported = qb_arena_alloc(arena, (size_t)count, sizeof *inspection->unsupported);
+  if (list == NULL || inspection->unsupported == NULL)
+    return qb_fail_memory(error, "unsupported nodes", (size_t)count * sizeof *list);
+  QB_TRY(qb_onnx_list_unsupported(document, list, count, &listed, error));
+  for (int32_t i = 0; i < count; i++) {
+    qb_inspect_unsupported *node = &inspection->unsupported[i];
+    node->node = qb_arena_string(arena, list[i].node, strlen(list[i].node));
+    node->op = qb_arena_string(arena, list[i].op, strlen(list[i].op));
+    node->opset = list[i].opset;
+    node->why = list[i].why;
+    if (node->node == NULL || node->op == NULL)
+      return qb_fail_memory(error, "unsupported nodes", (size_t)count * sizeof *list);
+  }
+  inspection->unsupported_count = count;
+  return QB_OK;
+}
+
+/* Describes what can be described of a file that qb_model_load refused as unsupported. */
+static qb_status describe_document(const char *path, const qb_error *refusal, qb_arena *arena,
+                                   qb_inspection *inspection, qb_error *error) {
+  inspection->reason = qb_arena_string(arena, refusal->message, strlen(refusal->message));
+  if (inspection->reason == NULL)
+    return qb_fail_memory(error, "a message", strlen(refusal->message));
+  qb_onnx *document = NULL;
+  qb_status status = qb_onnx_read(path, &document, error);
+  if (status == QB_OK) {
+    inspection->opset = qb_onnx_opset(document);
+    status = list_unsupported(document, arena, inspection, error);
+  }
+  qb_onnx_free(document);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------- the call */
+
+static qb_status describe_file(const char *path, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  qb_hash hash;
+  struct stat status;
+  inspection->path = qb_arena_string(arena, path, strlen(path));
+  if (inspection->path == NULL)
+    return qb_fail_memory(error, path, strlen(path));
+  QB_TRY(qb_hash_file(path, &hash, error));
+  qb_hash_print(&hash, inspection->sha256);
+  inspection->size_bytes = stat(path, &status) == 0 ? (int64_t)status.st_size : 0;
+  return QB_OK;
+}
+
+static qb_status inspect(const char *path, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  QB_TRY(describe_file(path, arena, inspection, error));
+  qb_model *model = NULL;
+  qb_error refusal = {0};
+  qb_status status = qb_model_load(path, &model, &refusal);
+  if (status == QB_OK) {
+    inspection->opset = qb_onnx_opset(model->document);
+    status = describe_model(model, arena, inspection, error);
+  } else if (status == QB_ERROR_UNSUPPORTED) {
+    status = describe_document(path, &refusal, arena, inspection, error);
+  } else if (error != NULL) {
+    *error = refusal;
+  }
+  qb_model_free(model);
+  return status;
+}
+
+qb_status qb_inspect(const char *path, qb_inspection *inspection, qb_error *error) {
+  *inspection = (qb_inspection){0};
+  qb_arena *arena = qb_alloc(1, sizeof *arena);
+  if (arena == NULL)
+    return qb_fail_memory(error, path, sizeof *arena);
+  qb_arena_init(arena);
+  inspection->storage = arena;
+  qb_status status = inspect(path, arena, inspection, error);
+  if (status != QB_OK)
+    qb_inspection_free(inspection);
+  return status;
+}
+
+void qb_inspection_free(qb_inspection *inspection) {
+  if (inspection == NULL)
+    return;
+  qb_arena_free(inspection->storage);
+  qb_free(inspection->storage);
+  *inspection = (qb_inspection){0};
+}

@@ -1,0 +1,227 @@
+/* The public calls as one page: read, prepare, quantize, write, bound, run, report. Read this first.
+ *
+ *   qb_model_load    file -> document -> graph -> BatchNorm folded
+ *   qb_quantize      a copy of that graph with rounded weights
+ *   qb_model_save    graph -> file, read back and checked before it appears
+ *   qb_bound_sweep   for each width: quantize in memory, bound the pair of graphs   (api/sweep.c)
+ *   qb_measure       both graphs over samples                                       (api/measuring.c)
+ *   qb_inspect       what is in a file                                              (api/inspection.c)
+ *   qb_*_json        reports as text                                                (report/) */
+#include <qbound/qbound.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "api/measuring.h"
+#include "api/model.h"
+#include "api/self_check.h"
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "graph/pass_fold_bn.h"
+#include "quant/quant.h"
+#include "report/report_json.h"
+
+/* ------------------------------------------------------------------------------------------------------- loading */
+
+static qb_status load(qb_model *model, qb_error *error) {
+  qb_fold_bn_info folded;
+  QB_TRY(qb_onnx_read(model->path, &model->document, error));
+  QB_TRY(qb_onnx_to_graph(model->document, &model->read, error));
+  QB_TRY(qb_graph_clone(&model->read, &model->graph, error));
+  QB_TRY(qb_fold_bn(&model->graph, &folded, error));
+  return qb_model_list_layers(model, error);
+}
+
+qb_status qb_model_load(const char *path, qb_model **model, qb_error *error) {
+  QB_TRY(qb_model_create(path, model, error));
+  qb_status status = load(*model, error);
+  if (status != QB_OK) {
+    qb_model_free(*model);
+    *model = NULL;
+  }
+  return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------- quantizing */
+
+/* Storage facts that only the graph knows: number of scales, zero points. */
+static void describe_storage(const qb_model *quantized, qb_quantize_info *info) {
+  for (int i = 0; i < info->layer_count && i < quantized->layer_count; i++) {
+    qb_linear linear;
+    if (!qb_graph_linear(&quantized->graph, quantized->layers[i], &linear))
+      continue;
+    const qb_codes *codes = quantized->graph.values[linear.weight].codes;
+    info->layers[i].scales = codes != NULL ? codes->scale_count : 0;
+    info->layers[i].affine = codes != NULL && codes->zero_point != NULL;
+  }
+}
+
+static qb_status quantize(const qb_model *model, const qb_quantize_settings *settings, const qb_progress *progress,
+                          qb_model *quantized, qb_quantize_info *info, qb_error *error) {
+  quantized->source = model;
+  quantized->settings = *settings;
+  quantized->settings.plan = NULL;
+  quantized->settings.plan_count = 0;
+  QB_TRY(qb_graph_clone(&model->graph, &quantized->graph, error));
+  QB_TRY(qb_quantize_weights(&quantized->graph, settings, progress, info, error));
+  QB_TRY(qb_model_list_layers(quantized, error));
+  describe_storage(quantized, info);
+  return QB_OK;
+}
+
+qb_status qb_quantize(const qb_model *model, const qb_quantize_settings *settings, const qb_progress *progress,
+                      qb_model **quantized, qb_quantize_info *info, qb_error *error) {
+  *quantized = NULL;
+  if (model->source != NULL)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "%s: is quantized already; quantize the original", model->path);
+  qb_quantize_info own = {0};
+  QB_TRY(qb_model_create(model->path, quantized, error));
+  int threads = qb_threads_begin(settings->threads);
+  qb_status status = quantize(model, settings, progress, *quantized, &own, error);
+  qb_threads_end(threads);
+  if (status == QB_OK && info != NULL) {
+    *info = own;
+    return QB_OK;
+  }
+  qb_quantize_info_free(&own);
+  if (status != QB_OK) {
+    qb_model_free(*quantized);
+    *quantized = NULL;
+  }
+  return status;
+}
+
+int64_t qb_quantize_layer_bytes(const qb_quantize_layer *layer, bool compat) {
+  if (layer->tied)
+    return 0;
+  if (layer->bits == 0)
+    return 4 * layer->weights;
+  int64_t carrier = layer->bits <= 2 && !compat ? 2 : layer->bits <= 4 && !compat ? 4 : layer->bits <= 8 ? 8 : 16;
+  int64_t zero_points = layer->affine ? layer->scales : 0;
+  return (layer->weights * carrier + 7) / 8 + 4 * layer->scales + (zero_points * carrier + 7) / 8;
+}
+
+/* -------------------------------------------------------------------------------------------------------- saving */
+
+void qb_save_settings_default(qb_save_settings *settings) { *settings = (qb_save_settings){0}; }
+
+/* Writes, reads back, checks; the file stays under its temporary name. */
+static qb_status write_checked(const qb_model *model, qb_output_file *file, const qb_onnx_write_settings *how,
+                               int threads, qb_save_info *info, qb_error *error) {
+  qb_onnx_write_info written = {0};
+  QB_TRY(qb_onnx_write_graph(model->source->document, &model->graph, how, file->stream, file->path, &written, error));
+  QB_TRY(qb_output_close(file, error));
+  info->opset = written.opset;
+  info->size_bytes = written.size_bytes;
+  return qb_self_check(model, file->temporary_path, file->path, threads, info, error);
+}
+
+static qb_status save(const qb_model *model, const char *path, const qb_save_settings *settings, qb_save_info *info,
+                      qb_error *error) {
+  qb_hash hash;
+  char source[QB_HASH_TEXT], *how = NULL;
+  QB_TRY(qb_hash_file(model->path, &hash, error));
+  QB_TRY(qb_json_print(qb_json_quantize_settings(&model->settings), &how, error));
+  const qb_onnx_metadata_entry metadata[] = {{"qbound.version", qb_version()},
+                                             {"qbound.settings", how},
+                                             {"qbound.source_sha256", qb_hash_print(&hash, source)}};
+  qb_onnx_write_settings write = {
+      .compat = settings->compat, .metadata = metadata, .metadata_count = sizeof metadata / sizeof *metadata};
+  qb_output_file file = {0};
+  qb_status status = qb_output_open(&file, path, error);
+  if (status == QB_OK)
+    status = write_checked(model, &file, &write, settings->threads, info, error);
+  if (status == QB_OK)
+    status = qb_output_commit(&file, error);
+  else
+    qb_output_discard(&file);
+  qb_text_free(how);
+  return status;
+}
+
+qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_settings *settings, qb_save_info *info,
+                        qb_error *error) {
+  qb_save_settings defaults;
+  qb_save_settings_default(&defaults);
+  qb_save_info own = {0};
+  if (model->source == NULL)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "%s: only a quantized model can be saved", model->path);
+  QB_TRY(save(model, path, settings != NULL ? settings : &defaults, &own, error));
+  if (info != NULL)
+    *info = own;
+  return QB_OK;
+}
+
+qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info, const char *output,
+                           const qb_save_info *save_info, bool compat, char **text, qb_error *error) {
+  json_t *report = qb_json_report("qbound.quantize/1");
+  report = qb_json_put(report, "model", qb_json_text(quantized->path));
+  report = qb_json_put(report, "settings", qb_json_quantize_settings(&quantized->settings));
+  report = qb_json_put(report, "delta", qb_json_real(info->delta));
+  report = qb_json_put(report, "layers", qb_json_quantize_layers(info, compat));
+  json_t *file = qb_json_put(json_object(), "path", qb_json_text(output));
+  file = qb_json_put(file, "opset", json_integer(save_info->opset));
+  file = qb_json_put(file, "size_bytes", json_integer(save_info->size_bytes));
+  file = qb_json_put(file, "output_difference", qb_json_real(save_info->output_difference));
+  file = qb_json_put(file, "float_difference", qb_json_real(save_info->float_difference));
+  return qb_json_print(qb_json_put(report, "file", file), text, error);
+}
+
+/* ----------------------------------------------------------------------------------------------------- measuring */
+
+void qb_data_default(qb_data *data) { *data = (qb_data){.preprocess = "raw"}; }
+
+void qb_measure_settings_default(qb_measure_settings *settings) { *settings = (qb_measure_settings){.batch = 16}; }
+
+static int64_t file_size(const char *path) {
+  struct stat status;
+  return stat(path, &status) == 0 ? (int64_t)status.st_size : 0;
+}
+
+/* A copy of both paths in one block, which the measurement owns. */
+static qb_status name_networks(const qb_model *model, const qb_model *other, qb_measurement *measurement,
+                               qb_error *error) {
+  size_t first = strlen(model->path) + 1, second = other != NULL ? strlen(other->path) + 1 : 0;
+  char *names = qb_alloc(first + second, 1);
+  if (names == NULL)
+    return qb_fail_memory(error, "the names of the networks", first + second);
+  memcpy(names, model->path, first);
+  measurement->storage = names;
+  measurement->model.path = names;
+  measurement->model.size_bytes = file_size(model->path);
+  measurement->has_other = other != NULL;
+  if (other == NULL)
+    return QB_OK;
+  memcpy(names + first, other->path, second);
+  measurement->other.path = names + first;
+  measurement->other.size_bytes = file_size(other->path);
+  return QB_OK;
+}
+
+qb_status qb_measure(const qb_model *model, const qb_model *other, const qb_data *data,
+                     const qb_measure_settings *settings, const qb_progress *progress, qb_measurement *measurement,
+                     qb_error *error) {
+  *measurement = (qb_measurement){0};
+  if (settings->batch < 1)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "measuring needs a batch of at least 1, not %d", settings->batch);
+  double start = qb_seconds();
+  int threads = qb_threads_begin(settings->threads);
+  qb_samples samples;
+  qb_status status = qb_samples_open(data, &samples, error);
+  if (status == QB_OK)
+    status = qb_measure_samples(model, other, &samples, settings, progress, measurement, error);
+  qb_samples_close(&samples);
+  qb_threads_end(threads);
+  if (status == QB_OK)
+    status = name_networks(model, other, measurement, error);
+  measurement->seconds = qb_seconds() - start;
+  return status;
+}
+
+void qb_measurement_free(qb_measurement *measurement) {
+  if (measurement == NULL)
+    return;
+  qb_free(measurement->storage);
+  *measurement = (qb_measurement){0};
+}
