@@ -63,6 +63,13 @@ int cli_print_json(char *text);
 /* CLI_DONE, or CLI_FAILED with a message when writing to stdout has failed (a full disk, a closed pipe). */
 int cli_flush(void);
 
+/* ------------------------------------------------------------------------------------------------ reports for people */
+
+/* Defined beside the command that prints them. */
+void cli_print_inspection(const qb_inspection *inspection);
+void cli_print_bounds(const qb_bound_report *report);
+void cli_print_measurement(const qb_measurement *measured);
+
 /* True when the locale's character set is UTF-8. */
 bool cli_utf8(void);
 

@@ -119,6 +119,13 @@ static void print_unsupported(const qb_inspection *inspection) {
     printf("  %s\n", inspection->reason);
 }
 
+void cli_print_inspection(const qb_inspection *inspection) {
+  print_heading(inspection);
+  if (inspection->layer_count > 0)
+    print_layers(inspection);
+  print_unsupported(inspection);
+}
+
 int cmd_inspect(int argc, char **argv) {
   inspect_arguments arguments = {0};
   argp_parse(&inspect_argp, argc, argv, 0, NULL, &arguments);
@@ -131,10 +138,7 @@ int cmd_inspect(int argc, char **argv) {
     char *text = NULL;
     code = qb_inspection_json(&inspection, &text, &error) == QB_OK ? cli_print_json(text) : cli_fail(&error);
   } else {
-    print_heading(&inspection);
-    if (inspection.layer_count > 0)
-      print_layers(&inspection);
-    print_unsupported(&inspection);
+    cli_print_inspection(&inspection);
     code = cli_flush();
   }
   qb_inspection_free(&inspection);

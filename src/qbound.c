@@ -122,7 +122,7 @@ static qb_status save(const qb_model *model, const char *path, const qb_save_set
   qb_hash hash;
   char source[QB_HASH_TEXT], *how = NULL;
   QB_TRY(qb_hash_file(model->path, &hash, error));
-  QB_TRY(qb_json_print(qb_json_quantize_settings(&model->settings), &how, error));
+  QB_TRY(qb_report_settings(&model->settings, &how, error));
   const qb_onnx_metadata_entry metadata[] = {{"qbound.version", qb_version()},
                                              {"qbound.settings", how},
                                              {"qbound.source_sha256", qb_hash_print(&hash, source)}};
@@ -155,17 +155,7 @@ qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_s
 
 qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info, const char *output,
                            const qb_save_info *save_info, bool compat, char **text, qb_error *error) {
-  json_t *report = qb_json_report("qbound.quantize/1");
-  report = qb_json_put(report, "model", qb_json_text(quantized->path));
-  report = qb_json_put(report, "settings", qb_json_quantize_settings(&quantized->settings));
-  report = qb_json_put(report, "delta", qb_json_real(info->delta));
-  report = qb_json_put(report, "layers", qb_json_quantize_layers(info, compat));
-  json_t *file = qb_json_put(json_object(), "path", qb_json_text(output));
-  file = qb_json_put(file, "opset", json_integer(save_info->opset));
-  file = qb_json_put(file, "size_bytes", json_integer(save_info->size_bytes));
-  file = qb_json_put(file, "output_difference", qb_json_real(save_info->output_difference));
-  file = qb_json_put(file, "float_difference", qb_json_real(save_info->float_difference));
-  return qb_json_print(qb_json_put(report, "file", file), text, error);
+  return qb_report_quantize(quantized->path, &quantized->settings, info, output, save_info, compat, text, error);
 }
 
 /* ----------------------------------------------------------------------------------------------------- measuring */

@@ -70,7 +70,7 @@ static void count_right(measured_run *runner, int32_t sample, int64_t classes, i
 }
 
 /* E of one sample: the largest difference over all outputs; NaN when one is not a number. */
-static double sample_error(const runner *a, const runner *b, int32_t sample) {
+static double sample_error(const measured_run *a, const measured_run *b, int32_t sample) {
   double largest = 0;
   for (int32_t o = 0; o < a->graph->output_count; o++) {
     size_t elements = qb_shape_elements(&a->graph->values[a->graph->outputs[o]].shape);

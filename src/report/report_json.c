@@ -1,4 +1,6 @@
 /* Every report as JSON; the keys are described in docs/json.md and checked against docs/schema. */
+#include "report/report_json.h"
+
 #include <math.h>
 
 #include "report/json.h"
@@ -73,7 +75,7 @@ qb_status qb_inspection_json(const qb_inspection *inspection, char **text, qb_er
 
 /* ---------------------------------------------------------------------------------------------------- quantizing */
 
-json_t *qb_json_quantize_settings(const qb_quantize_settings *settings) {
+static json_t *quantize_settings(const qb_quantize_settings *settings) {
   json_t *object = qb_json_put(json_object(), "bits", json_integer(settings->bits));
   object = qb_json_put(object, "scheme", qb_json_text(qb_scheme_name(settings->scheme)));
   object = qb_json_put(object, "granularity", qb_json_text(qb_granularity_name(settings->granularity)));
@@ -93,11 +95,27 @@ static json_t *quantized_layer(const qb_quantize_layer *layer, bool compat) {
   return qb_json_put(entry, "size_after_bytes", json_integer(qb_quantize_layer_bytes(layer, compat)));
 }
 
-json_t *qb_json_quantize_layers(const qb_quantize_info *info, bool compat) {
+qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, qb_error *error) {
+  return qb_json_print(quantize_settings(settings), text, error);
+}
+
+qb_status qb_report_quantize(const char *model, const qb_quantize_settings *settings, const qb_quantize_info *info,
+                             const char *output, const qb_save_info *save, bool compat, char **text,
+                             qb_error *error) {
+  json_t *report = qb_json_report("qbound.quantize/1");
+  report = qb_json_put(report, "model", qb_json_text(model));
+  report = qb_json_put(report, "settings", quantize_settings(settings));
+  report = qb_json_put(report, "delta", qb_json_real(info->delta));
   json_t *layers = json_array();
   for (int i = 0; i < info->layer_count; i++)
     layers = qb_json_append(layers, quantized_layer(&info->layers[i], compat));
-  return layers;
+  report = qb_json_put(report, "layers", layers);
+  json_t *file = qb_json_put(json_object(), "path", qb_json_text(output));
+  file = qb_json_put(file, "opset", json_integer(save->opset));
+  file = qb_json_put(file, "size_bytes", json_integer(save->size_bytes));
+  file = qb_json_put(file, "output_difference", qb_json_real(save->output_difference));
+  file = qb_json_put(file, "float_difference", qb_json_real(save->float_difference));
+  return qb_json_print(qb_json_put(report, "file", file), text, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------ bounding */

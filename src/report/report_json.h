@@ -1,13 +1,15 @@
-/* Pieces of the reports that the public calls put together. */
+/* Reports that need to know more than one public struct says. */
 #ifndef QB_REPORT_REPORT_JSON_H
 #define QB_REPORT_REPORT_JSON_H
 
-#include "report/json.h"
+#include <qbound/qbound.h>
 
-/* {"bits", "scheme", "granularity", "affine", "grid", "seed"} */
-json_t *qb_json_quantize_settings(const qb_quantize_settings *settings);
+/* {"bits", "scheme", "granularity", "affine", "grid", "seed"} as text; release with qb_text_free. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, qb_error *error);
 
-/* One object per layer; sizes as `compat` stores them. */
-json_t *qb_json_quantize_layers(const qb_quantize_info *info, bool compat);
+/* The report of `qbound quantize`: `model` became `output`. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_report_quantize(const char *model, const qb_quantize_settings *settings,
+                                           const qb_quantize_info *info, const char *output, const qb_save_info *save,
+                                           bool compat, char **text, qb_error *error);
 
 #endif
