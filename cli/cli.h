@@ -63,7 +63,8 @@ int cli_print_json(char *text);
 /* CLI_DONE, or CLI_FAILED with a message when writing to stdout has failed (a full disk, a closed pipe). */
 int cli_flush(void);
 
-/* ------------------------------------------------------------------------------------------------ reports for people */
+/* ------------------------------------------------------------------------------------------------ reports for people
+ */
 
 /* Defined beside the command that prints them. */
 void cli_print_inspection(const qb_inspection *inspection);

@@ -193,19 +193,26 @@ static void print_forms(const qb_bound_report *report) {
              row->bounds[i].form);
 }
 
+/* The names of the bounds of one kind, joined by commas. */
+static void print_names(const qb_bound_row *row, bool is_graph) {
+  const char *separator = "";
+  for (int i = 0; i < row->count; i++)
+    if (row->bounds[i].is_graph == is_graph) {
+      printf("%s%s", separator, row->bounds[i].name);
+      separator = ", ";
+    }
+}
+
 void cli_print_bounds(const qb_bound_report *report) {
-  const char *at_most = cli_utf8() ? "\u2264" : "<=";
-  printf("%s: %d layers with weights, inputs %s (D = %.4g)\n", report->model, report->layers, report->domain,
-         report->domain_radius);
-  printf("Proved: largest |change of an output| %s the number, for every input of the domain.\n", at_most);
-  printf("  chain of layers (published theorems, about %s):", report->network);
-  for (int i = 0; i < report->rows[0].count; i++)
-    if (!report->rows[0].bounds[i].is_graph)
-      printf(" %s", report->rows[0].bounds[i].name);
-  printf("\n  the network as it is:");
-  for (int i = 0; i < report->rows[0].count; i++)
-    if (report->rows[0].bounds[i].is_graph)
-      printf(" %s", report->rows[0].bounds[i].name);
+  printf("%s: %d layers with weights, inputs %s (largest |input| D = %.4g)\n", report->model, report->layers,
+         report->domain, report->domain_radius);
+  printf("Upper bounds of the largest |change of an output| over all these inputs:\n");
+  printf("  proved for this network: ");
+  print_names(&report->rows[0], true);
+  printf("\n  published theorems for a chain of layers: ");
+  print_names(&report->rows[0], false);
+  if (!report->chain_is_network)
+    printf("\n    (the chain is not this network, so that these numbers do not hold for it: %s)", report->network);
   printf("\n\n");
   print_rows(report);
   print_forms(report);

@@ -112,7 +112,6 @@ static qb_status bound(qbound_demo *demo, qb_error *error) {
   return qb_bound_sweep(demo->model, &settings, cli_progress_begin(), &demo->bounds, error);
 }
 
-/* In the plain double loops, so that a measured error and a proved one speak about the same arithmetic. */
 static qb_status measure(qbound_demo *demo, int i, qb_error *error) {
   qb_data data;
   qb_measure_settings settings;
@@ -123,9 +122,7 @@ static qb_status measure(qbound_demo *demo, int i, qb_error *error) {
   data.samples = IMAGES;
   data.seed = demo->arguments->options.seed;
   settings.threads = demo->arguments->options.threads;
-  settings.reference = true;
-  return qb_measure(demo->model, demo->quantized[i], &data, &settings, cli_progress_begin(), &demo->measured[i],
-                    error);
+  return qb_measure(demo->model, demo->quantized[i], &data, &settings, cli_progress_begin(), &demo->measured[i], error);
 }
 
 static qb_status work(qbound_demo *demo, qb_error *error) {
@@ -152,8 +149,8 @@ static const qb_bound_value *best_bound(const qbound_demo *demo, int i) {
 }
 
 static void print_summary(const qbound_demo *demo) {
-  static const char *const header[] = {"weights",       "file",          "top-1",          "classes that flip",
-                                       "mean error",    "largest error", "proved at most"};
+  static const char *const header[] = {"weights",    "file",          "top-1",         "classes that flip",
+                                       "mean error", "largest error", "proved at most"};
   cli_table table;
   char size[CLI_TEXT], top1[CLI_TEXT];
   cli_table_begin(&table, "lrrrrrr");

@@ -40,7 +40,8 @@ static const struct argp_option quantize_options[] = {
     {"affine", KEY_AFFINE, NULL, 0, "A zero point per scale", 0},
     {"grid", KEY_GRID, "minmax|mse", 0, "Range of the codes: all weights (default), or least mean square change", 0},
     {"plan", KEY_PLAN, "FILE", 0, "Bits per layer: one `LAYER BITS` a line, `# LAYER` keeps it float", 0},
-    {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable", 0},
+    {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable",
+     0},
     {"compat", KEY_COMPAT, NULL, 0, "For old runtimes: opset 13 at most, int8 storage, 2 to 8 bits", 0},
     {0},
 };
@@ -161,8 +162,9 @@ static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *p
     print_table(arguments, &info, &save);
     code = cli_flush();
   } else {
-    code = qb_quantize_json(quantized, &info, arguments->output, &save, arguments->save.compat, &text, &error) == QB_OK ? cli_print_json(text)
-                                                                                                 : cli_fail(&error);
+    code = qb_quantize_json(quantized, &info, arguments->output, &save, arguments->save.compat, &text, &error) == QB_OK
+               ? cli_print_json(text)
+               : cli_fail(&error);
   }
   qb_quantize_info_free(&info);
   qb_model_free(quantized);

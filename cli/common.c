@@ -168,6 +168,4 @@ int cli_print_json(char *text) {
   return cli_flush();
 }
 
-bool cli_utf8(void) {
-  return strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
-}
+bool cli_utf8(void) { return strcmp(nl_langinfo(CODESET), "UTF-8") == 0; }

@@ -53,8 +53,8 @@ static bool read_line(const qb_model *model, char *line, int number, const char 
   if (keep_float && layer < 0 && !is_entry)
     return true; /* a comment */
   if (layer < 0)
-    return fail(error, QB_ERROR_ARGUMENT, "%s:%d: %s has no layer named '%s'; `qbound inspect` lists them", path, number,
-                qb_model_path(model), name);
+    return fail(error, QB_ERROR_ARGUMENT, "%s:%d: %s has no layer named '%s'; `qbound inspect` lists them", path,
+                number, qb_model_path(model), name);
   if (!keep_float && !is_entry)
     return fail(error, QB_ERROR_ARGUMENT, "%s:%d: expected `LAYER BITS` with bits from %d to %d, or `# LAYER`", path,
                 number, QB_MIN_BITS, QB_MAX_BITS);
@@ -106,8 +106,9 @@ static bool apply_rule(const qb_model *model, const char *rule, int *bits, qb_er
       matches++;
     }
   regfree(&regex);
-  return matches > 0 || fail(error, QB_ERROR_ARGUMENT, "--tensor '%s' matches no layer of %s; `qbound inspect` lists them",
-                             rule, qb_model_path(model));
+  return matches > 0 ||
+         fail(error, QB_ERROR_ARGUMENT, "--tensor '%s' matches no layer of %s; `qbound inspect` lists them", rule,
+              qb_model_path(model));
 }
 
 bool cli_plan_make(const qb_model *model, const char *path, const char *const *rules, int rule_count, cli_plan *plan,

@@ -9,9 +9,7 @@
 
 #include "cli/cli.h"
 
-void cli_table_begin(cli_table *table, const char *alignment) {
-  *table = (cli_table){.alignment = alignment};
-}
+void cli_table_begin(cli_table *table, const char *alignment) { *table = (cli_table){.alignment = alignment}; }
 
 static void *checked(void *block) {
   if (block == NULL) {
@@ -105,13 +103,9 @@ static const char *print_scaled(double value, const char *unit, char text[CLI_TE
   return text;
 }
 
-const char *cli_count(int64_t count, char text[CLI_TEXT]) {
-  return print_scaled((double)count, "", text);
-}
+const char *cli_count(int64_t count, char text[CLI_TEXT]) { return print_scaled((double)count, "", text); }
 
-const char *cli_bytes(int64_t size_bytes, char text[CLI_TEXT]) {
-  return print_scaled((double)size_bytes, "B", text);
-}
+const char *cli_bytes(int64_t size_bytes, char text[CLI_TEXT]) { return print_scaled((double)size_bytes, "B", text); }
 
 const char *cli_percent(double fraction, char text[CLI_TEXT]) {
   if (isnan(fraction))

@@ -126,8 +126,9 @@ static qb_status save(const qb_model *model, const char *path, const qb_save_set
   const qb_onnx_metadata_entry metadata[] = {{"qbound.version", qb_version()},
                                              {"qbound.settings", how},
                                              {"qbound.source_sha256", qb_hash_print(&hash, source)}};
-  qb_onnx_write_settings write = {
-      .compat = settings->compat, .metadata = metadata, .metadata_count = sizeof metadata / sizeof *metadata};
+  qb_onnx_write_settings write = {.compat = settings->compat,
+                                  .metadata = metadata,
+                                  .metadata_count = sizeof metadata / sizeof *metadata};
   qb_output_file file = {0};
   qb_status status = qb_output_open(&file, path, error);
   if (status == QB_OK)

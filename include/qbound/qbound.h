@@ -338,7 +338,8 @@ typedef struct qb_bound_report {
   const char *domain;   /* for people and JSON: "pixels imagenet", "[-1, 1]" */
   double domain_radius; /* D: largest |x_i| over the domain */
   qb_bound_conventions conventions;
-  const char *network; /* the network that the chain bounds are about: "this network", or what was dropped */
+  bool chain_is_network; /* the chain bounds hold for this network, too */
+  const char *network;   /* "this network", or why the chain is another one */
   int row_count;
   qb_bound_row *rows; /* (row_count): granularity slowest, then scheme, then bits as given */
   double seconds;     /* wall time */
@@ -444,8 +445,8 @@ QB_API QB_MUST_CHECK qb_status qb_inspection_json(const qb_inspection *inspectio
 
 /* `output` is the path of the written file, `compat` how it was saved. */
 QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info,
-                                                const char *output, const qb_save_info *save, bool compat,
-                                                char **text, qb_error *error);
+                                                const char *output, const qb_save_info *save, bool compat, char **text,
+                                                qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_measurement_json(const qb_measurement *measurement, char **text, qb_error *error);
 QB_API void qb_text_free(char *text);

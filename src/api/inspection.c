@@ -1,6 +1,5 @@
 /* qb_inspect: what is in a file. Norms and ranges are of the network with BatchNorm folded; operators are counted in
  * the file as it is. */
-#include <float.h>
 #include <math.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -9,11 +8,12 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "bound/norms.h"
 
 /* ----------------------------------------------------------------------------------------------------- one layer */
 
-/* Per output channel: the l1 norm of its row and its largest |w|. Arrays of (out_channels), zeroed. */
-static void scan_channels(const qb_graph *graph, const qb_linear *linear, double *l1, double *largest) {
+/* The largest |w| of every output channel; `largest` has out_channels entries, zeroed. */
+static void scan_channels(const qb_graph *graph, const qb_linear *linear, double *largest) {
   const qb_view *view = &graph->values[linear->weight].constant;
   const float *weight = qb_view_f32(view);
   int64_t area = linear->kernel_area, count = (int64_t)qb_view_elements(view);
@@ -22,25 +22,18 @@ static void scan_channels(const qb_graph *graph, const qb_linear *linear, double
     int64_t channel = i / (count / linear->out_channels);
     if (linear->channel_axis == 1) /* (IC, OC/G, KH, KW): the group comes from the input channel */
       channel = i / (area * out_per_group) / in_per_group * out_per_group + i / area % out_per_group;
-    double magnitude = fabs((double)weight[i]);
-    l1[channel] += magnitude;
-    largest[channel] = fmax(largest[channel], magnitude);
+    largest[channel] = fmax(largest[channel], fabs((double)weight[i]));
   }
 }
 
-static void summarize_channels(const qb_linear *linear, const double *l1, const double *largest,
-                               qb_inspect_layer *layer) {
-  double radius = 0, greatest = 0, least = INFINITY;
-  for (int64_t c = 0; c < linear->out_channels; c++) {
-    radius = fmax(radius, l1[c]);
-    greatest = fmax(greatest, largest[c]);
+static void summarize_channels(const double *largest, int64_t channels, qb_inspect_layer *layer) {
+  double least = INFINITY;
+  for (int64_t c = 0; c < channels; c++) {
+    layer->largest = fmax(layer->largest, largest[c]);
     least = largest[c] > 0 ? fmin(least, largest[c]) : least;
     layer->zero_channels += largest[c] == 0;
   }
-  /* n roundings to nearest in the sum: (1 + n eps) covers gamma_n (theory 4). */
-  layer->radius = radius * (1 + (double)linear->row_length * DBL_EPSILON);
-  layer->largest = greatest;
-  layer->range_ratio = greatest > 0 ? greatest / least : 1;
+  layer->range_ratio = layer->largest > 0 ? layer->largest / least : 1;
 }
 
 static int copy_shape(const qb_shape *shape, int64_t dims[QB_SHAPE_RANK]) {
@@ -64,13 +57,15 @@ static qb_status describe_layer(const qb_graph *graph, const qb_linear *linear, 
   layer->row_length = linear->row_length;
   layer->bits = weight->codes != NULL ? weight->codes->bits : 0;
 
+  qb_layer_norms norms;
+  QB_TRY(qb_layer_norms_of(graph, linear, &norms, error));
+  layer->radius = norms.weight;
   qb_arena_mark mark = qb_arena_get_mark(arena);
-  double *l1 = qb_arena_alloc(arena, (size_t)linear->out_channels, sizeof *l1);
   double *largest = qb_arena_alloc(arena, (size_t)linear->out_channels, sizeof *largest);
-  if (layer->node == NULL || l1 == NULL || largest == NULL)
-    return qb_fail_memory(error, "the description of a layer", 2 * (size_t)linear->out_channels * sizeof *l1);
-  scan_channels(graph, linear, l1, largest);
-  summarize_channels(linear, l1, largest, layer);
+  if (layer->node == NULL || largest == NULL)
+    return qb_fail_memory(error, "the description of a layer", (size_t)linear->out_channels * sizeof *largest);
+  scan_channels(graph, linear, largest);
+  summarize_channels(largest, linear->out_channels, layer);
   qb_arena_rewind(arena, mark);
   return QB_OK;
 }

@@ -27,10 +27,10 @@ typedef struct measured_run {
 
 typedef struct measuring {
   measured_run model, other;
-  int64_t classes;  /* elements of the first output of one sample */
-  float *input;     /* (batch, ...) */
-  int32_t *labels;  /* (batch) */
-  double *errors;   /* (images) E_i in the order of the images */
+  int64_t classes; /* elements of the first output of one sample */
+  float *input;    /* (batch, ...) */
+  int32_t *labels; /* (batch) */
+  double *errors;  /* (images) E_i in the order of the images */
 } measuring;
 
 static double output_element(const measured_run *runner, qb_value_id id, size_t index) {
@@ -76,8 +76,8 @@ static double sample_error(const measured_run *a, const measured_run *b, int32_t
     size_t elements = qb_shape_elements(&a->graph->values[a->graph->outputs[o]].shape);
     for (size_t i = 0; i < elements; i++) {
       size_t index = (size_t)sample * elements + i;
-      double difference = fabs(output_element(a, a->graph->outputs[o], index) -
-                               output_element(b, b->graph->outputs[o], index));
+      double difference =
+          fabs(output_element(a, a->graph->outputs[o], index) - output_element(b, b->graph->outputs[o], index));
       largest = difference <= largest ? largest : difference;
     }
   }

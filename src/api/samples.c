@@ -27,8 +27,10 @@ qb_status qb_samples_open(const qb_data *data, qb_samples *samples, qb_error *er
   QB_TRY(qb_preprocess_parse(data->preprocess, &samples->preprocess, error));
   if (strcmp(data->path, "digits") == 0)
     return open_digits(data, samples, error);
-  qb_dataset_settings settings = {
-      .preprocess = samples->preprocess, .labels = data->labels, .samples = data->samples, .skip = data->skip};
+  qb_dataset_settings settings = {.preprocess = samples->preprocess,
+                                  .labels = data->labels,
+                                  .samples = data->samples,
+                                  .skip = data->skip};
   QB_TRY(qb_dataset_open(data->path, &settings, &samples->dataset, error));
   samples->count = qb_dataset_count(samples->dataset);
   samples->shape = qb_dataset_shape(samples->dataset);
@@ -52,8 +54,7 @@ static void read_digit(const qb_samples *samples, int64_t index, float *sample, 
   }
 }
 
-static qb_status read_sample(const qb_samples *samples, int64_t index, float *sample, int32_t *label,
-                             qb_error *error) {
+static qb_status read_sample(const qb_samples *samples, int64_t index, float *sample, int32_t *label, qb_error *error) {
   if (samples->dataset == NULL) {
     read_digit(samples, index, sample, label);
   } else {

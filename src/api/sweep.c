@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "bound/bound.h"
 #include "bound/chain.h"
+#include "bound/layerwise.h"
 #include "bound/published.h"
 #include "data/dataset.h"
 #include "quant/quant.h"
@@ -85,17 +86,17 @@ static const char *describe_domain(qb_arena *arena, const qb_bound_settings *set
 }
 
 static const char *describe_network(qb_arena *arena, const qb_chain *chain) {
-  if (chain->is_network)
-    return qb_arena_format(arena, "this network");
-  return qb_arena_format(arena, "the paper's chain of its layers, not this network: %s", chain->why_not);
+  return qb_arena_format(arena, "%s", chain->is_network ? "this network" : chain->why_not);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- rows */
 
 static void put_bound(qb_bound_row *row, const char *name, bool is_graph, const qb_bound *bound) {
   qb_bound_value *value = &row->bounds[row->count++];
-  *value = (qb_bound_value){
-      .name = name, .applies = bound->applies, .is_graph = is_graph, .form = qb_form_name(bound->form)};
+  *value = (qb_bound_value){.name = name,
+                            .applies = bound->applies,
+                            .is_graph = is_graph,
+                            .form = qb_form_name(bound->form)};
   if (bound->applies) {
     value->log10 = qb_magnitude_log10(bound->value);
     qb_magnitude_print(bound->value, value->value);
@@ -107,8 +108,7 @@ static void put_bound(qb_bound_row *row, const char *name, bool is_graph, const 
 static void put_best(qb_bound_row *row, const qb_bound *const *graph_bounds, int count) {
   qb_bound best = {.why = "no graph bound applies"};
   for (int i = 0; i < count; i++)
-    if (graph_bounds[i]->applies &&
-        (!best.applies || qb_magnitude_compare(graph_bounds[i]->value, best.value) < 0)) {
+    if (graph_bounds[i]->applies && (!best.applies || qb_magnitude_compare(graph_bounds[i]->value, best.value) < 0)) {
       best = *graph_bounds[i];
     }
   put_bound(row, "best", true, &best);
@@ -159,7 +159,8 @@ static qb_status fill_row(const bound_sweep *sweep, qb_bound_row *row, qb_error 
   return status;
 }
 
-static qb_status fill_rows(const bound_sweep *sweep, const qb_progress *progress, qb_bound_report *report, qb_error *error) {
+static qb_status fill_rows(const bound_sweep *sweep, const qb_progress *progress, qb_bound_report *report,
+                           qb_error *error) {
   const qb_bound_settings *settings = sweep->settings;
   for (int i = 0; i < report->row_count; i++) {
     if (!qb_progress_report(progress, "bounding", i, report->row_count))
@@ -184,6 +185,7 @@ static qb_status run_sweep(const qb_model *model, bound_sweep *sweep, qb_arena *
   report->model = qb_arena_string(arena, model->path, strlen(model->path));
   report->domain = describe_domain(arena, settings);
   report->network = describe_network(arena, &sweep->chain);
+  report->chain_is_network = sweep->chain.is_network;
   report->domain_radius = qb_domain_radius(&sweep->domain);
   report->layers = model->layer_count;
   report->conventions = settings->conventions;
@@ -215,7 +217,7 @@ qb_status qb_bound_sweep(const qb_model *model, const qb_bound_settings *setting
   qb_arena_init(arena);
   report->storage = arena;
   bound_sweep sweep = {.settings = settings,
-                 .original = settings->conventions.drop_batch_norm ? &model->read : &model->graph};
+                       .original = settings->conventions.drop_batch_norm ? &model->read : &model->graph};
   int threads = qb_threads_begin(settings->threads);
   qb_status status = run_sweep(model, &sweep, arena, progress, report, error);
   qb_threads_end(threads);

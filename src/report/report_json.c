@@ -100,8 +100,7 @@ qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, 
 }
 
 qb_status qb_report_quantize(const char *model, const qb_quantize_settings *settings, const qb_quantize_info *info,
-                             const char *output, const qb_save_info *save, bool compat, char **text,
-                             qb_error *error) {
+                             const char *output, const qb_save_info *save, bool compat, char **text, qb_error *error) {
   json_t *report = qb_json_report("qbound.quantize/1");
   report = qb_json_put(report, "model", qb_json_text(model));
   report = qb_json_put(report, "settings", quantize_settings(settings));
@@ -121,8 +120,8 @@ qb_status qb_report_quantize(const char *model, const qb_quantize_settings *sett
 /* ------------------------------------------------------------------------------------------------------ bounding */
 
 static json_t *bound_value(const qb_bound_value *value) {
-  json_t *object = qb_json_put(json_object(), "log10",
-                               value->applies ? qb_json_real(value->log10) : json_string("not applicable"));
+  json_t *object =
+      qb_json_put(json_object(), "log10", value->applies ? qb_json_real(value->log10) : json_string("not applicable"));
   object = qb_json_put(object, "value", qb_json_text(value->applies ? value->value : "not applicable"));
   object = qb_json_put(object, "applies", json_boolean(value->applies));
   object = qb_json_put(object, "why", qb_json_text(value->applies ? NULL : value->why));
@@ -155,7 +154,8 @@ qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_er
   object = qb_json_put(object, "domain", qb_json_text(report->domain));
   object = qb_json_put(object, "domain_radius", qb_json_real(report->domain_radius));
   object = qb_json_put(object, "conventions", conventions(&report->conventions));
-  object = qb_json_put(object, "chain_network", qb_json_text(report->network));
+  object = qb_json_put(object, "chain_is_network", json_boolean(report->chain_is_network));
+  object = qb_json_put(object, "chain_why_not", qb_json_text(report->chain_is_network ? NULL : report->network));
   json_t *rows = json_array();
   for (int i = 0; i < report->row_count; i++)
     rows = qb_json_append(rows, bound_row(&report->rows[i]));

@@ -127,9 +127,12 @@ static void check_scalar(const json_t *value, const json_t *schema, const char *
 }
 
 static void refuse_unknown_keywords(json_t *schema) {
-  static const char *const known[] = {"$schema",   "title",    "type",      "properties", "required", "additionalProperties",
-                                      "items",     "minItems", "enum",      "const",      "minimum",  "maximum",
-                                      "minLength", "maxLength", "$ref",     NULL};
+  static const char *const known[] = {"$schema",    "title",     "type",
+                                      "properties", "required",  "additionalProperties",
+                                      "items",      "minItems",  "enum",
+                                      "const",      "minimum",   "maximum",
+                                      "minLength",  "maxLength", "$ref",
+                                      NULL};
   const char *key;
   json_t *rule;
   json_object_foreach(schema, key, rule) {

@@ -1,0 +1,21 @@
+/* The names of choices, as the command line and JSON write them. */
+#include <qbound/qbound.h>
+
+const char *qb_scheme_name(qb_scheme scheme) {
+  switch (scheme) {
+  case QB_SCHEME_ROUND: return "round";
+  case QB_SCHEME_UNIFORM: return "uniform";
+  case QB_SCHEME_ADAROUND: return "adaround";
+  case QB_SCHEME_GPTQ: return "gptq";
+  case QB_SCHEME_STOCHASTIC: return "stochastic";
+  }
+  return "unknown";
+}
+
+const char *qb_granularity_name(qb_granularity granularity) {
+  return granularity == QB_PER_TENSOR ? "tensor" : granularity == QB_PER_CHANNEL ? "channel" : "unknown";
+}
+
+const char *qb_grid_choice_name(qb_grid_choice grid) {
+  return grid == QB_GRID_MINMAX ? "minmax" : grid == QB_GRID_MSE ? "mse" : "unknown";
+}
