@@ -1,0 +1,13 @@
+#!/bin/sh
+# qbound inspect on the demo network: the table, the JSON, its schema.
+. tests/cli/common
+cp "$root/examples/demo/digits.onnx" digits.onnx
+run inspect digits.onnx
+run inspect digits.onnx --json
+"$QBOUND" inspect digits.onnx --json >report.json
+"$tool" check "$root/docs/schema/inspect.json" <report.json || fail "the schema does not hold"
+"$QBOUND" inspect digits.onnx --json --threads 1 | cmp - report.json || fail "another number of threads, other bytes"
+gzip -n -c digits.onnx >digits.onnx.gz
+"$QBOUND" inspect digits.onnx.gz --json | "$tool" get layers >a
+"$tool" get layers <report.json | cmp - a || fail "the gzip form of a file has other layers"
+finish
