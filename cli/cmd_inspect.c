@@ -59,31 +59,36 @@ static const char *shorten(const char *name, char text[64]) {
 
 static void print_heading(const qb_inspection *inspection) {
   char parameters[CLI_TEXT], macs[CLI_TEXT], size[CLI_TEXT], shape[96];
-  printf("%s: opset %lld, %s, %d layers with weights, %s parameters, %s multiply-accumulates per input\n",
+  printf("%s: opset %lld, %s, %d layers with weights, %s parameters, %s multiply-accumulates per input%s\n",
          inspection->path, (long long)inspection->opset, cli_bytes(inspection->size_bytes, size),
-         inspection->layer_count, cli_count(inspection->parameters, parameters), cli_count(inspection->macs, macs));
+         inspection->layer_count, cli_count(inspection->parameters, parameters), cli_count(inspection->macs, macs),
+         inspection->supported ? "" : " (known layers only)");
   for (int i = 0; i < inspection->input_count; i++)
     printf("  input   %s %s\n", inspection->inputs[i].name,
            print_shape(inspection->inputs[i].rank, inspection->inputs[i].shape, shape));
   for (int i = 0; i < inspection->output_count; i++)
     printf("  output  %s %s\n", inspection->outputs[i].name,
            print_shape(inspection->outputs[i].rank, inspection->outputs[i].shape, shape));
-  printf("  nodes  ");
   for (int i = 0; i < inspection->operator_count; i++)
-    printf("%s %s %lld", i == 0 ? "" : ",", inspection->operators[i].op, (long long)inspection->operators[i].count);
-  printf("\n\n");
+    printf("%s %s %lld", i == 0 ? "  nodes  " : ",", inspection->operators[i].op,
+           (long long)inspection->operators[i].count);
+  printf(inspection->operator_count > 0 ? "\n\n" : "\n");
 }
 
 static void print_layer(cli_table *table, int number, const qb_inspect_layer *layer) {
   char name[64], shape[96], parameters[CLI_TEXT], macs[CLI_TEXT];
-  bool known = layer->output_rank > 0;
   cli_table_cell(table, "%d", number);
   cli_table_cell(table, "%s", shorten(layer->node, name));
   cli_table_cell(table, "%s", layer->op);
   cli_table_cell(table, "%s", print_shape(layer->weight_rank, layer->weight_shape, shape));
-  cli_table_cell(table, "%s", known ? print_shape(layer->output_rank, layer->output_shape, shape) : "-");
+  cli_table_cell(table, "%s", layer->known ? print_shape(layer->output_rank, layer->output_shape, shape) : "-");
   cli_table_cell(table, "%s", cli_count(layer->parameters, parameters));
-  cli_table_cell(table, "%s", known ? cli_count(layer->macs, macs) : "-");
+  cli_table_cell(table, "%s", layer->known ? cli_count(layer->macs, macs) : "-");
+  if (!layer->known) {
+    for (int i = 0; i < 4; i++)
+      cli_table_cell(table, "-");
+    return;
+  }
   cli_table_cell(table, "%lld", (long long)layer->row_length);
   cli_table_cell(table, "%.4g", layer->radius);
   cli_table_cell(table, "%.3g", layer->range_ratio);

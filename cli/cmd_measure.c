@@ -72,7 +72,7 @@ static const struct argp measure_argp = {
     .args_doc = "MODEL [OTHER]",
     .doc = "Runs a network, and a quantized one beside it, on data: accuracy, flips of the first class, error of the "
            "outputs, images per second, sizes.\v"
-           "Example:\n  qbound measure resnet18.onnx resnet18_w4.onnx --data validation --preprocess imagenet\n\n"
+           "Example:\n  qbound measure net.onnx net_w4.onnx --data photos --preprocess imagenet\n\n"
            "The numbers are measured on these images; for a guarantee see `qbound bound`. The error of an image is "
            "the largest difference of an output.",
     .children = cli_common,

@@ -16,7 +16,7 @@ enum { KEY_JSON = 0x1000, KEY_THREADS, KEY_SEED };
 static const struct argp_option common_options[] = {
     {"json", KEY_JSON, NULL, 0, "Print one JSON object instead of a table", 0},
     {"threads", KEY_THREADS, "N", 0, "Use N threads (default: all cores)", 0},
-    {"seed", KEY_SEED, "N", 0, "Seed of everything random (default 0)", 0},
+    {"seed", KEY_SEED, "N", 0, "Seed of everything random", 0},
     {0},
 };
 

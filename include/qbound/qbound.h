@@ -144,8 +144,10 @@ QB_API QB_MUST_CHECK qb_status qb_model_save(const qb_model *model, const char *
 
 /* --------------------------------------------------------------------------------------------- inspecting */
 
-/* A layer with weights, of the network with BatchNorm folded. */
+/* A layer with weights, of the network with BatchNorm folded. Of a layer behind an unsupported node only the names, the
+ * shape of the weights and their number are known: `known` is false, numbers are 0 and output_rank is 0. */
 typedef struct qb_inspect_layer {
+  bool known;
   const char *node, *op;
   int weight_rank, output_rank;
   int64_t weight_shape[QB_SHAPE_RANK]; /* Conv (OC, IC/G, KH, KW), Gemm and MatMul (OUT, IN) */
@@ -186,11 +188,11 @@ typedef struct qb_inspection {
   bool supported;     /* no unsupported node: the other calls accept the file */
   const char *reason; /* why the graph could not be built when not supported, else NULL */
   int input_count, output_count, operator_count, layer_count, unsupported_count;
-  qb_inspect_tensor *inputs, *outputs; /* empty when not supported */
+  qb_inspect_tensor *inputs, *outputs; /* outputs: empty when not supported */
   qb_inspect_operator *operators;      /* by first use; of the file as it is */
-  qb_inspect_layer *layers;            /* (layer_count) in topological order */
+  qb_inspect_layer *layers;            /* (layer_count) in topological order, those that are not known last */
   qb_inspect_unsupported *unsupported; /* (unsupported_count) */
-  int64_t parameters, macs;            /* sums over layers */
+  int64_t parameters, macs;            /* sums over known layers */
   void *storage;                       /* private */
 } qb_inspection;
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "bound/norms.h"
+#include "graph/pass_fold_bn.h"
 
 /* ----------------------------------------------------------------------------------------------------- one layer */
 
@@ -46,6 +47,7 @@ static qb_status describe_layer(const qb_graph *graph, const qb_linear *linear, 
                                 qb_inspect_layer *layer, qb_error *error) {
   const qb_node *node = &graph->nodes[linear->node];
   const qb_value *weight = &graph->values[linear->weight];
+  layer->known = true;
   layer->node = qb_arena_string(arena, node->name, strlen(node->name));
   layer->op = qb_op_name(node->op);
   layer->weight_rank = copy_shape(&weight->shape, layer->weight_shape);
@@ -103,23 +105,24 @@ static qb_status count_operators(const qb_graph *graph, qb_arena *arena, qb_insp
   return QB_OK;
 }
 
-static qb_status describe_model(const qb_model *model, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
-  const qb_graph *read = &model->read;
+/* Inputs, outputs and operators of the network as read; layers of its folded form. `room` more layers may follow. */
+static qb_status describe_graphs(const qb_graph *read, const qb_graph *folded, int32_t room, qb_arena *arena,
+                                 qb_inspection *inspection, qb_error *error) {
   inspection->input_count = read->input_count;
   inspection->output_count = read->output_count;
-  inspection->supported = true;
   QB_TRY(describe_tensors(read, read->inputs, read->input_count, arena, &inspection->inputs, error));
   QB_TRY(describe_tensors(read, read->outputs, read->output_count, arena, &inspection->outputs, error));
   QB_TRY(count_operators(read, arena, inspection, error));
-  inspection->layers = qb_arena_alloc(arena, (size_t)model->layer_count, sizeof *inspection->layers);
+  size_t capacity = (size_t)folded->node_count + (size_t)room;
+  inspection->layers = qb_arena_alloc(arena, capacity, sizeof *inspection->layers);
   if (inspection->layers == NULL)
-    return qb_fail_memory(error, "the list of layers", (size_t)model->layer_count * sizeof *inspection->layers);
-  for (int i = 0; i < model->layer_count; i++) {
+    return qb_fail_memory(error, "the list of layers", capacity * sizeof *inspection->layers);
+  for (qb_node_id id = 0; id < folded->node_count; id++) {
     qb_linear linear;
-    if (!qb_graph_linear(&model->graph, model->layers[i], &linear))
+    if (!qb_graph_linear(folded, id, &linear))
       continue;
     qb_inspect_layer *layer = &inspection->layers[inspection->layer_count++];
-    QB_TRY(describe_layer(&model->graph, &linear, arena, layer, error));
+    QB_TRY(describe_layer(folded, &linear, arena, layer, error));
     inspection->parameters += layer->parameters;
     inspection->macs += layer->macs;
   }
@@ -153,6 +156,46 @@ static qb_status list_unsupported(const qb_onnx *document, qb_arena *arena, qb_i
   return QB_OK;
 }
 
+/* Layers behind an unsupported node. */
+static qb_status describe_orphans(const qb_onnx_orphan *orphans, int32_t count, qb_arena *arena,
+                                  qb_inspection *inspection, qb_error *error) {
+  for (int32_t i = 0; i < count; i++) {
+    qb_inspect_layer *layer = &inspection->layers[inspection->layer_count++];
+    layer->node = qb_arena_string(arena, orphans[i].node, strlen(orphans[i].node));
+    layer->op = qb_arena_string(arena, orphans[i].op, strlen(orphans[i].op));
+    layer->weight_rank = copy_shape(&orphans[i].weight_shape, layer->weight_shape);
+    layer->parameters = (int64_t)qb_shape_elements(&orphans[i].weight_shape);
+    if (layer->node == NULL || layer->op == NULL)
+      return qb_fail_memory(error, "the description of a layer", strlen(orphans[i].node));
+  }
+  return QB_OK;
+}
+
+/* The part in front of unsupported nodes, then the layers behind them. */
+static qb_status describe_part(const qb_onnx *document, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  enum { MOST_ORPHANS = 1 << 16 };
+  int32_t count = 0;
+  qb_graph read = {0}, folded = {0};
+  qb_fold_bn_info info;
+  qb_onnx_orphan *orphans = qb_alloc(MOST_ORPHANS, sizeof *orphans);
+  if (orphans == NULL)
+    return qb_fail_memory(error, "the list of layers", MOST_ORPHANS * sizeof *orphans);
+  qb_status status = qb_onnx_to_partial_graph(document, &read, orphans, MOST_ORPHANS, &count, error);
+  count = count < MOST_ORPHANS ? count : MOST_ORPHANS;
+  if (status == QB_OK)
+    status = qb_graph_clone(&read, &folded, error);
+  if (status == QB_OK)
+    status = qb_fold_bn(&folded, &info, error);
+  if (status == QB_OK)
+    status = describe_graphs(&read, &folded, count, arena, inspection, error);
+  if (status == QB_OK)
+    status = describe_orphans(orphans, count, arena, inspection, error);
+  qb_graph_free(&folded);
+  qb_graph_free(&read);
+  qb_free(orphans);
+  return status;
+}
+
 /* Describes what can be described of a file that qb_model_load refused as unsupported. */
 static qb_status describe_document(const char *path, const qb_error *refusal, qb_arena *arena,
                                    qb_inspection *inspection, qb_error *error) {
@@ -164,6 +207,8 @@ static qb_status describe_document(const char *path, const qb_error *refusal, qb
   if (status == QB_OK) {
     inspection->opset = qb_onnx_opset(document);
     status = list_unsupported(document, arena, inspection, error);
+    if (status == QB_OK)
+      status = describe_part(document, arena, inspection, error);
   }
   qb_onnx_free(document);
   return status;
@@ -184,20 +229,20 @@ static qb_status describe_file(const char *path, qb_arena *arena, qb_inspection 
 }
 
 static qb_status inspect(const char *path, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
-  QB_TRY(describe_file(path, arena, inspection, error));
   qb_model *model = NULL;
   qb_error refusal = {0};
   qb_status status = qb_model_load(path, &model, &refusal);
   if (status == QB_OK) {
     inspection->opset = qb_onnx_opset(model->document);
-    status = describe_model(model, arena, inspection, error);
+    inspection->supported = true;
+    status = describe_graphs(&model->read, &model->graph, 0, arena, inspection, error);
   } else if (status == QB_ERROR_UNSUPPORTED) {
     status = describe_document(path, &refusal, arena, inspection, error);
   } else if (error != NULL) {
     *error = refusal;
   }
   qb_model_free(model);
-  return status;
+  return status == QB_OK ? describe_file(path, arena, inspection, error) : status;
 }
 
 qb_status qb_inspect(const char *path, qb_inspection *inspection, qb_error *error) {

@@ -447,12 +447,38 @@ static qb_status check_node(qb_import *in) {
   return QB_OK;
 }
 
-static qb_status import_node(qb_import *in) {
+/* What a walk that does not stop at a node without a rule notes down. */
+typedef struct unsupported_list {
+  qb_onnx_unsupported *entries; /* may be NULL */
+  int32_t capacity, count;
+  qb_onnx_orphan *orphans; /* may be NULL */
+  int32_t orphan_capacity, orphan_count;
+} unsupported_list;
+
+/* Keeps a layer whose input is unknown. */
+static qb_status list_orphan(qb_import *in, unsupported_list *list) {
+  static const char *const layers[] = {"Conv", "ConvTranspose", "Gemm", "MatMul"};
+  bool is_layer = false;
+  for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
+    is_layer = is_layer || strcmp(op_type(in->node), layers[i]) == 0;
+  if (!is_layer || in->node->n_input < 2 || qb_import_symbol(in, 1)->binding != QB_CONSTANT)
+    return QB_OK;
+  qb_constant *weight;
+  QB_TRY(qb_import_constant(in, 1, &weight));
+  if (list->orphan_count < list->orphan_capacity)
+    list->orphans[list->orphan_count] =
+        (qb_onnx_orphan){.node = node_label(in->node), .op = op_type(in->node), .weight_shape = weight->view.shape};
+  list->orphan_count++;
+  return QB_OK;
+}
+
+static qb_status import_node(qb_import *in, unsupported_list *list) {
   bool all_constant, broken, done = false;
   QB_TRY(check_inputs(in, &all_constant, &broken));
   QB_TRY(check_node(in));
   if (broken) { /* only while listing: the shape of its input is unknown, but its operator may be */
     find_symbol(in, in->node->output[0])->binding = QB_BROKEN;
+    QB_TRY(list_orphan(in, list));
     return qb_import_check_known(in);
   }
   QB_TRY(qb_import_fold_known(in, &done));
@@ -460,11 +486,6 @@ static qb_status import_node(qb_import *in) {
     return QB_OK;
   return all_constant ? qb_import_fold(in) : qb_import_rule(in);
 }
-
-typedef struct unsupported_list {
-  qb_onnx_unsupported *entries; /* NULL: stop at the first */
-  int32_t capacity, count;
-} unsupported_list;
 
 /* Keeps the reason of a failed node and lets the walk go on. */
 static void list_failure(qb_import *in, unsupported_list *list) {
@@ -486,7 +507,7 @@ static qb_status import_nodes(qb_import *in, unsupported_list *list) {
     in->node_index = (int32_t)i;
     if (!is_live(in, in->node))
       continue;
-    qb_status status = import_node(in);
+    qb_status status = import_node(in, list);
     if ((status == QB_ERROR_UNSUPPORTED || status == QB_ERROR_SHAPE) && list != NULL)
       list_failure(in, list);
     else if (status != QB_OK)
@@ -545,5 +566,15 @@ qb_status qb_onnx_list_unsupported(const qb_onnx *document, qb_onnx_unsupported 
   qb_status status = run_import(document, &graph, &found, error);
   qb_graph_free(&graph);
   *count = found.count;
+  return status;
+}
+
+qb_status qb_onnx_to_partial_graph(const qb_onnx *document, qb_graph *graph, qb_onnx_orphan *orphans, int32_t capacity,
+                                   int32_t *count, qb_error *error) {
+  unsupported_list found = {.orphans = orphans, .orphan_capacity = capacity};
+  qb_status status = run_import(document, graph, &found, error);
+  if (status != QB_OK)
+    qb_graph_free(graph);
+  *count = found.orphan_count;
   return status;
 }

@@ -39,6 +39,18 @@ QB_MUST_CHECK qb_status qb_onnx_to_graph(const qb_onnx *document, qb_graph *grap
 QB_MUST_CHECK qb_status qb_onnx_list_unsupported(const qb_onnx *document, qb_onnx_unsupported *list, int32_t capacity,
                                                  int32_t *count, qb_error *error);
 
+/* A layer with constant weights of which only the weights are known: it comes after a node without a rule. Strings and
+ * data live as long as the document or the graph they came with. */
+typedef struct qb_onnx_orphan {
+  const char *node, *op; /* never NULL */
+  qb_shape weight_shape; /* as stored in the file */
+} qb_onnx_orphan;
+
+/* The part of the network that does not depend on nodes without a rule, for `inspect`: a graph without outputs, and the
+ * layers behind the gap in `orphans` (capacity entries, their number into *count). */
+QB_MUST_CHECK qb_status qb_onnx_to_partial_graph(const qb_onnx *document, qb_graph *graph, qb_onnx_orphan *orphans,
+                                                 int32_t capacity, int32_t *count, qb_error *error);
+
 /* Writes the document unchanged; a read-write-read is lossless. Streams: needs no second copy of the weights. */
 QB_MUST_CHECK qb_status qb_onnx_write(const qb_onnx *document, FILE *file, const char *path, qb_error *error);
 

@@ -29,6 +29,9 @@ static json_t *inspected_layer(const qb_inspect_layer *layer) {
   entry = qb_json_put(entry, "weight_shape", shape(layer->weight_rank, layer->weight_shape));
   entry = qb_json_put(entry, "output_shape", shape(layer->output_rank, layer->output_shape));
   entry = qb_json_put(entry, "parameters", json_integer(layer->parameters));
+  if (!layer->known)
+    return qb_json_put(entry, "known", json_false());
+  entry = qb_json_put(entry, "known", json_true());
   entry = qb_json_put(entry, "macs", json_integer(layer->macs));
   entry = qb_json_put(entry, "n_l", json_integer(layer->row_length));
   entry = qb_json_put(entry, "r_l", qb_json_real(layer->radius));
