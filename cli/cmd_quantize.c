@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/layer_plan.h"
+#include "cli/plan_file.h"
 #include "cli/table.h"
 
 enum { MAX_RULES = 64 };

@@ -1,5 +1,5 @@
-/* Plan files and rules; see layer_plan.h. */
-#include "cli/layer_plan.h"
+/* Plan files and rules; see plan_file.h. */
+#include "cli/plan_file.h"
 
 #include <errno.h>
 #include <regex.h>

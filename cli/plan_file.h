@@ -1,6 +1,6 @@
 /* Bits per layer from a plan file and from --tensor REGEX=BITS. */
-#ifndef QBOUND_CLI_PLAN_H
-#define QBOUND_CLI_PLAN_H
+#ifndef QBOUND_CLI_PLAN_FILE_H
+#define QBOUND_CLI_PLAN_FILE_H
 
 #include <qbound/qbound.h>
 
