@@ -27,5 +27,5 @@ accuracy mnist/mlp9_mnist.onnx 98.44 0.2 $mnist unit
 accuracy mnist/mlp11_mnist.onnx 98.22 0.2 $mnist unit
 tiny=resize=128:crop=128:scale=255:mean=0.485,0.456,0.406:std=0.229,0.224,0.225
 accuracy tiny-imagenet/mobilenetv2_gluon_tinyimagenet_bn.onnx 49.8 4 tiny-imagenet/validation $tiny --samples 500
-accuracy tiny-imagenet/resnet18_ktb_tinyimagenet_bn.onnx 49.1 4 tiny-imagenet/validation $tiny --samples 500
+accuracy tiny-imagenet/resnet18_ktb_tinyimagenet_bn.onnx.gz 49.1 4 tiny-imagenet/validation $tiny --samples 500
 finish_cases
