@@ -23,6 +23,7 @@ enum {
   KEY_AFFINE,
   KEY_DOMAIN,
   KEY_PREPROCESS,
+  KEY_SPECTRAL,
   KEY_BIAS,
   KEY_BATCHNORM,
   KEY_DOWNSAMPLE,
@@ -41,6 +42,7 @@ static const struct argp_option bound_options[] = {
      0},
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
      "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
+    {"spectral", KEY_SPECTRAL, NULL, 0, "Also the l2 bound: minutes for each width of a large network", 0},
     {0, 0, NULL, 0, "Conventions of the published bounds:", 1},
     {"bias", KEY_BIAS, "keep|drop", 0, "drop: leave biases out", 1},
     {"batchnorm", KEY_BATCHNORM, "fold|drop", 0, "drop: leave BatchNorm out", 1},
@@ -111,6 +113,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_AFFINE: settings->affine = true; return 0;
   case KEY_DOMAIN: parse_domain(state, text, settings); return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
+  case KEY_SPECTRAL: settings->spectral = true; return 0;
   case ARGP_KEY_ARG:
     if (arguments->model != NULL)
       argp_error(state, "one MODEL at a time; '%s' is too much", text);
@@ -193,6 +196,29 @@ static void print_forms(const qb_bound_report *report) {
              row->bounds[i].form);
 }
 
+/* True when, at one scheme and granularity, some bound of that name is not below the one with fewer bits. */
+static bool rises_somewhere(const qb_bound_report *report, const char *name) {
+  for (int r = 1; r < report->row_count; r++) {
+    const qb_bound_row *before = &report->rows[r - 1], *row = &report->rows[r];
+    const qb_bound_value *a = find(before, name), *b = find(row, name);
+    if (before->scheme == row->scheme && before->granularity == row->granularity && before->bits < row->bits &&
+        a != NULL && b != NULL && a->applies && b->applies && b->log10 >= a->log10)
+      return true;
+  }
+  return false;
+}
+
+/* A graph bound need not fall with every bit; say why instead of hiding it. */
+static void print_rises(const qb_bound_report *report) {
+  for (int i = 0; i < report->rows[0].count; i++) {
+    const qb_bound_value *value = &report->rows[0].bounds[i];
+    if (value->is_graph && strcmp(value->name, "best") != 0 && rises_somewhere(report, value->name))
+      printf("  %s does not fall with every bit: where errors exceed what activations can differ by at all (their\n"
+             "    ranges, caps such as ReLU6), it follows those ranges, which depend on the grid, instead of delta\n",
+             value->name);
+  }
+}
+
 /* The names of the bounds of one kind, joined by commas. */
 static void print_names(const qb_bound_row *row, bool is_graph) {
   const char *separator = "";
@@ -217,6 +243,7 @@ void cli_print_bounds(const qb_bound_report *report) {
   print_rows(report);
   print_forms(report);
   print_reasons(report);
+  print_rises(report);
 }
 
 int cmd_bound(int argc, char **argv) {

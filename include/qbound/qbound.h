@@ -305,7 +305,8 @@ typedef struct qb_bound_settings {
   const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
   double lo, hi;          /* QB_DOMAIN_BOX */
   qb_bound_conventions conventions;
-  int threads; /* 0 (default): all cores */
+  bool spectral; /* also the l2 bound, which takes minutes on large networks; default false */
+  int threads;   /* 0 (default): all cores */
 } qb_bound_settings;
 
 #define QB_BOUND_VALUE_TEXT 48

@@ -1,6 +1,7 @@
 /* qb_bound_sweep: for every granularity, scheme and width, quantize the network in memory and bound the pair. The
  * norms of the original network are computed once; each width then needs one pass over the quantized weights. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "api/measuring.h"
@@ -12,6 +13,7 @@
 #include "bound/chain.h"
 #include "bound/layerwise.h"
 #include "bound/published.h"
+#include "bound/spectral.h"
 #include "data/dataset.h"
 #include "quant/quant.h"
 
@@ -105,13 +107,44 @@ static void put_bound(qb_bound_row *row, const char *name, bool is_graph, const 
 }
 
 /* The smallest of the sound bounds of the real network, as the last entry. */
-static void put_best(qb_bound_row *row, const qb_bound *const *graph_bounds, int count) {
+static void put_best(qb_bound_row *row, const qb_bound *graph_bounds, int count) {
   qb_bound best = {.why = "no graph bound applies"};
   for (int i = 0; i < count; i++)
-    if (graph_bounds[i]->applies && (!best.applies || qb_magnitude_compare(graph_bounds[i]->value, best.value) < 0)) {
-      best = *graph_bounds[i];
-    }
+    if (graph_bounds[i].applies && (!best.applies || qb_magnitude_compare(graph_bounds[i].value, best.value) < 0))
+      best = graph_bounds[i];
   put_bound(row, "best", true, &best);
+}
+
+/* A graph bound that has no rule for some operator is a result, not a failure: "not applicable" with the reason. */
+static qb_status absorb_unsupported(qb_status status, const qb_error *refusal, qb_bound *bound, qb_error *error) {
+  if (status == QB_ERROR_UNSUPPORTED) {
+    *bound = (qb_bound){0};
+    snprintf(bound->why, sizeof bound->why, "%s", refusal->message);
+    return QB_OK;
+  }
+  if (status != QB_OK && error != NULL)
+    *error = *refusal;
+  return status;
+}
+
+static qb_status layerwise_bound(const qb_pair *pair, const qb_domain *domain, qb_bound *bound, qb_error *error) {
+  qb_error own = {0};
+  qb_layerwise layerwise = {0};
+  qb_status status = qb_layerwise_bound(pair, domain, &layerwise, &own);
+  *bound = (qb_bound){.applies = status == QB_OK, .value = layerwise.bound};
+  qb_layerwise_free(&layerwise);
+  return absorb_unsupported(status, &own, bound, error);
+}
+
+static qb_status spectral_bound(const qb_pair *pair, const qb_domain *domain, qb_bound *bound, qb_error *error) {
+  qb_error own = {0};
+  qb_spectral_settings settings;
+  qb_spectral_result result = {0};
+  qb_spectral_settings_default(&settings);
+  qb_status status = qb_bound_spectral(pair, domain, &settings, &result, &own);
+  *bound = result.bound;
+  qb_spectral_result_free(&result);
+  return absorb_unsupported(status, &own, bound, error);
 }
 
 static qb_status bound_pair(const bound_sweep *sweep, const qb_pair *pair, qb_bound_row *row, qb_error *error) {
@@ -122,11 +155,15 @@ static qb_status bound_pair(const bound_sweep *sweep, const qb_pair *pair, qb_bo
   put_bound(row, "general", false, &published.general);
   put_bound(row, "cnn", false, &published.cnn);
   put_bound(row, "chain_unsummed", false, &published.chain_unsummed);
-  qb_bound layerwise = {0};
-  QB_TRY(qb_layerwise_bound(pair, &sweep->domain, &layerwise, error));
-  put_bound(row, "layerwise", true, &layerwise);
-  const qb_bound *const graph_bounds[] = {&layerwise};
-  put_best(row, graph_bounds, sizeof graph_bounds / sizeof *graph_bounds);
+  qb_bound graph_bounds[2];
+  int count = 0;
+  QB_TRY(layerwise_bound(pair, &sweep->domain, &graph_bounds[count], error));
+  put_bound(row, "layerwise", true, &graph_bounds[count++]);
+  if (sweep->settings->spectral) {
+    QB_TRY(spectral_bound(pair, &sweep->domain, &graph_bounds[count], error));
+    put_bound(row, "spectral", true, &graph_bounds[count++]);
+  }
+  put_best(row, graph_bounds, count);
   return QB_OK;
 }
 
