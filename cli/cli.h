@@ -71,6 +71,12 @@ void cli_print_inspection(const qb_inspection *inspection);
 void cli_print_bounds(const qb_bound_report *report);
 void cli_print_measurement(const qb_measurement *measured);
 
+enum { CLI_BOUND_TEXT = QB_BOUND_VALUE_TEXT };
+
+/* A bound for people: "114" instead of "1.14e2", large ones as they are, "n/a" when it does not apply. Never less than
+ * the bound. Returns `text`. */
+const char *cli_bound_text(const qb_bound_value *value, char text[CLI_BOUND_TEXT]);
+
 /* True when the locale's character set is UTF-8. */
 bool cli_utf8(void);
 

@@ -1,4 +1,5 @@
 /* qbound bound MODEL: for many bit widths, every published bound and every certificate of the real network. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,7 @@ static const qb_bound_value *find(const qb_bound_row *row, const char *name) {
 
 static void print_rows(const qb_bound_report *report) {
   const qb_bound_row *first = &report->rows[0];
+  char text[CLI_BOUND_TEXT];
   char alignment[8 + QB_BOUND_LIMIT] = "rllr";
   for (int i = 0; i < first->count; i++)
     strcat(alignment, "r");
@@ -167,10 +169,22 @@ static void print_rows(const qb_bound_report *report) {
     cli_table_cell(&table, "%.3g", row->delta);
     for (int i = 0; i < first->count; i++) {
       const qb_bound_value *value = find(row, first->bounds[i].name);
-      cli_table_cell(&table, "%s", value != NULL && value->applies ? value->value : "n/a");
+      cli_table_cell(&table, "%s", value != NULL ? cli_bound_text(value, text) : "n/a");
     }
   }
   cli_table_end(&table);
+}
+
+/* The decimal has three digits, so that six print it unchanged. */
+const char *cli_bound_text(const qb_bound_value *value, char text[CLI_BOUND_TEXT]) {
+  double number = value->applies ? strtod(value->value, NULL) : NAN;
+  if (!value->applies)
+    snprintf(text, CLI_BOUND_TEXT, "n/a");
+  else if (number >= 1e-3 && number < 1e5)
+    snprintf(text, CLI_BOUND_TEXT, "%.6g", number);
+  else
+    snprintf(text, CLI_BOUND_TEXT, "%s", value->value);
+  return text;
 }
 
 /* Every reason once, with the first width it was met at. */

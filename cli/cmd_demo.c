@@ -1,6 +1,5 @@
 /* qbound demo: the main job from beginning to end on the network that ships inside the command. */
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,7 +151,7 @@ static void print_summary(const qbound_demo *demo) {
   static const char *const header[] = {"weights",    "file",          "top-1",         "classes that flip",
                                        "mean error", "largest error", "proved at most"};
   cli_table table;
-  char size[CLI_TEXT], top1[CLI_TEXT];
+  char size[CLI_TEXT], top1[CLI_TEXT], proved[CLI_BOUND_TEXT];
   cli_table_begin(&table, "lrrrrrr");
   for (size_t i = 0; i < sizeof header / sizeof *header; i++)
     cli_table_cell(&table, "%s", header[i]);
@@ -170,12 +169,13 @@ static void print_summary(const qbound_demo *demo) {
     cli_table_cell(&table, "%lld of %lld", (long long)measured->flip_count, (long long)measured->images);
     cli_table_cell(&table, "%.3g", measured->error_mean);
     cli_table_cell(&table, "%.3g", measured->error_max);
-    cli_table_cell(&table, "%s", best_bound(demo, i)->value);
+    cli_table_cell(&table, "%s", cli_bound_text(best_bound(demo, i), proved));
   }
   cli_table_end(&table);
 }
 
 static void print_verdict(const qbound_demo *demo) {
+  char proved[CLI_BOUND_TEXT];
   printf("\nIn plain words\n");
   for (int i = 0; i < WIDTHS; i++) {
     const qb_measurement *measured = &demo->measured[i];
@@ -185,7 +185,7 @@ static void print_verdict(const qbound_demo *demo) {
            100 * measured->model.top1);
     printf("  On these images no score moved by more than %.3g; it is proved that on no image at all, seen or unseen, "
            "a score moves by more than %s.\n",
-           measured->error_max, best_bound(demo, i)->value);
+           measured->error_max, cli_bound_text(best_bound(demo, i), proved));
   }
   printf("\nFiles: %s, %s, %s\n", demo->model_path, demo->quantized_paths[0], demo->quantized_paths[1]);
   printf("Next: qbound bound %s --bits 2-16 --granularity channel --preprocess unit\n", demo->model_path);

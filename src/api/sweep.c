@@ -87,8 +87,17 @@ static const char *describe_domain(qb_arena *arena, const qb_bound_settings *set
   return qb_arena_format(arena, "[%.9g, %.9g]", settings->lo, settings->hi);
 }
 
+/* What the chain bounds are about, and why not about this network. */
 static const char *describe_network(qb_arena *arena, const qb_chain *chain) {
-  return qb_arena_format(arena, "%s", chain->is_network ? "this network" : chain->why_not);
+  if (chain->is_network)
+    return qb_arena_format(arena, "this network");
+  int dropped = chain->dropped_biases + chain->dropped_batch_norms + chain->dropped_downsamples;
+  if (dropped == 0)
+    return qb_arena_format(arena, "%s", chain->why_not);
+  return qb_arena_format(arena,
+                         "the paper's network, which leaves out %d biases, %d BatchNormalization nodes and %d shortcut "
+                         "layers of this one",
+                         chain->dropped_biases, chain->dropped_batch_norms, chain->dropped_downsamples);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- rows */

@@ -6,7 +6,7 @@ cp "$root/examples/demo/digits.onnx" digits.onnx
 
 # images/s is the last column
 filter() { sed 's/^\(  [a-z0-9]*\.onnx.*[^ ]\)  *[0-9.]*$/\1  (speed)/'; }
-run measure digits.onnx w4.onnx --data digits --preprocess unit --samples 50 --seed 2 --reference
+run measure digits.onnx w4.onnx --data digits --preprocess unit --samples 25 --seed 2 --reference
 run measure digits.onnx --data digits --preprocess unit --samples 20 --skip 5 --seed 2 --label-offset 1
 run measure digits.onnx --data missing
 run measure digits.onnx --data digits --preprocess imagenet
@@ -24,8 +24,9 @@ holds "$(json other.error.mean <report.json) > 0" "mean error"
 measure --samples 100 --threads 2 | "$tool" drop timing >plain.json
 measure --samples 100 --threads 1 | "$tool" drop timing | cmp - plain.json || fail "another number of threads"
 measure --samples 100 --threads 2 | "$tool" drop timing | cmp - plain.json || fail "the same again"
-for batch in 1 7 100; do
-  measure --samples 100 --batch $batch --reference | "$tool" drop timing >batch.$batch
+measure --samples 30 --threads 2 | "$tool" drop timing >plain.json
+for batch in 1 7 30; do
+  measure --samples 30 --batch $batch --reference | "$tool" drop timing >batch.$batch
   cmp batch.1 batch.$batch || fail "a batch of $batch"
 done
 
