@@ -24,7 +24,7 @@ enum {
   KEY_AFFINE,
   KEY_DOMAIN,
   KEY_PREPROCESS,
-  KEY_SPECTRAL,
+  KEY_METHOD,
   KEY_BIAS,
   KEY_BATCHNORM,
   KEY_DOWNSAMPLE,
@@ -43,7 +43,10 @@ static const struct argp_option bound_options[] = {
      0},
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
      "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
-    {"spectral", KEY_SPECTRAL, NULL, 0, "Also the l2 bound: minutes for each width of a large network", 0},
+    {"method", KEY_METHOD, "LIST", 0,
+     "Proved bounds: layerwise (default), interval, spectral, or all; spectral takes minutes for each width of a "
+     "large network",
+     0},
     {0, 0, NULL, 0, "Conventions of the published bounds:", 1},
     {"bias", KEY_BIAS, "keep|drop", 0, "drop: leave biases out", 1},
     {"batchnorm", KEY_BATCHNORM, "fold|drop", 0, "drop: leave BatchNorm out", 1},
@@ -114,7 +117,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_AFFINE: settings->affine = true; return 0;
   case KEY_DOMAIN: parse_domain(state, text, settings); return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
-  case KEY_SPECTRAL: settings->spectral = true; return 0;
+  case KEY_METHOD: settings->methods = text; return 0;
   case ARGP_KEY_ARG:
     if (arguments->model != NULL)
       argp_error(state, "one MODEL at a time; '%s' is too much", text);
@@ -244,7 +247,7 @@ static void print_names(const qb_bound_row *row, bool is_graph) {
 }
 
 void cli_print_bounds(const qb_bound_report *report) {
-  printf("%s: %d layers with weights, inputs %s (largest |input| D = %.4g)\n", report->model, report->layers,
+  printf("%s: %d layers in the chain, inputs %s (largest |input| D = %.4g)\n", report->model, report->layers,
          report->domain, report->domain_radius);
   printf("Upper bounds of the largest |change of an output| over all these inputs:\n");
   printf("  proved for this network: ");

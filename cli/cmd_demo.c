@@ -116,10 +116,10 @@ static qb_status measure(qbound_demo *demo, int i, qb_error *error) {
   qb_measure_settings settings;
   qb_data_default(&data);
   qb_measure_settings_default(&settings);
-  data.path = "digits";
+  char images[64];
+  snprintf(images, sizeof images, "digits:%d:%llu", IMAGES, (unsigned long long)demo->arguments->options.seed);
+  data.path = images;
   data.preprocess = "unit";
-  data.samples = IMAGES;
-  data.seed = demo->arguments->options.seed;
   settings.threads = demo->arguments->options.threads;
   return qb_measure(demo->model, demo->quantized[i], &data, &settings, cli_progress_begin(), &demo->measured[i], error);
 }

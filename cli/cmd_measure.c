@@ -18,7 +18,7 @@ enum { KEY_DATA = 0x100, KEY_LABELS, KEY_PREPROCESS, KEY_SAMPLES, KEY_SKIP, KEY_
 static const struct argp_option measure_options[] = {
     {"data", KEY_DATA, "DATA", 0,
      "A folder of JPEG or PNG images with labels.txt or a subfolder per class, .npy, MNIST idx (also .gz), CIFAR-10 "
-     ".bin, or `digits`: images that qbound draws",
+     ".bin, or digits[:COUNT[:SEED]]: images that qbound draws (default 10000 of seed 2)",
      0},
     {"labels", KEY_LABELS, "FILE", 0, "Labels, where they are not found beside the data", 0},
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
@@ -116,7 +116,6 @@ int cmd_measure(int argc, char **argv) {
   qb_measure_settings_default(&arguments.settings);
   argp_parse(&measure_argp, argc, argv, 0, NULL, &arguments);
   arguments.settings.threads = arguments.options.threads;
-  arguments.data.seed = arguments.options.seed;
 
   qb_error error;
   qb_model *model = NULL, *other = NULL;

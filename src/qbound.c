@@ -4,23 +4,24 @@
  *   qb_quantize      a copy of that graph with rounded weights
  *   qb_model_save    graph -> file, read back and checked before it appears
  *   qb_bound_sweep   for each width: quantize in memory, bound the pair of graphs   (api/sweep.c)
- *   qb_measure       both graphs over samples                                       (api/measuring.c)
+ *   qb_measure       both graphs over samples                                       (run/measure.c)
  *   qb_inspect       what is in a file                                              (api/inspection.c)
  *   qb_*_json        reports as text                                                (report/) */
 #include <qbound/qbound.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "api/measuring.h"
 #include "api/model.h"
 #include "api/self_check.h"
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "data/dataset.h"
 #include "graph/pass_fold_bn.h"
 #include "quant/quant.h"
 #include "report/report_json.h"
+#include "run/measure.h"
 
 /* ------------------------------------------------------------------------------------------------------- loading */
 
@@ -165,12 +166,82 @@ void qb_data_default(qb_data *data) { *data = (qb_data){.preprocess = "raw"}; }
 
 void qb_measure_settings_default(qb_measure_settings *settings) { *settings = (qb_measure_settings){.batch = 16}; }
 
+static qb_status open_data(const qb_data *data, qb_dataset **dataset, qb_error *error) {
+  if (data->path == NULL || data->preprocess == NULL)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "measuring needs data: a path and a preprocessing");
+  qb_dataset_settings settings = {.labels = data->labels, .samples = data->samples, .skip = data->skip};
+  QB_TRY(qb_preprocess_parse(data->preprocess, &settings.preprocess, error));
+  return qb_dataset_open(data->path, &settings, dataset, error);
+}
+
+static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
+  return qb_dataset_read(dataset, index, sample, error);
+}
+
+static int32_t read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }
+
+/* A sample has as many elements as the network's input; their shapes may differ, (784) and (1, 28, 28). */
+static qb_status check_fit(const qb_model *model, const qb_dataset *dataset, qb_error *error) {
+  char wanted[QB_SHAPE_TEXT], given[QB_SHAPE_TEXT];
+  const qb_graph *graph = &model->graph;
+  if (graph->input_count != 1)
+    return qb_fail(error, QB_ERROR_SHAPE, "%s: has %d inputs; measuring needs a network with one", model->path,
+                   graph->input_count);
+  qb_shape sample = qb_dataset_shape(dataset);
+  const qb_shape *input = &graph->values[graph->inputs[0]].shape;
+  if (qb_shape_elements(input) == qb_shape_elements(&sample))
+    return QB_OK;
+  return qb_fail(error, QB_ERROR_SHAPE, "%s: its input is %s but a sample is %s; choose another preprocessing",
+                 model->path, qb_shape_print(input, wanted), qb_shape_print(&sample, given));
+}
+
+static void copy_measured(const qb_run_measure_info *info, qb_measurement *measurement) {
+  measurement->images = info->count;
+  measurement->labelled = info->labelled;
+  measurement->model.top1 = info->model.top1;
+  measurement->model.top5 = info->model.top5;
+  measurement->model.seconds = info->model.seconds;
+  measurement->other.top1 = info->other.top1;
+  measurement->other.top5 = info->other.top5;
+  measurement->other.seconds = info->other.seconds;
+  measurement->flip_count = info->flip_count;
+  measurement->flips = info->flips;
+  measurement->error_max = info->error_max;
+  measurement->error_mean = info->error_mean;
+  measurement->error_p50 = info->error_p50;
+  measurement->error_p90 = info->error_p90;
+  measurement->error_p99 = info->error_p99;
+  measurement->error_argmax = info->error_argmax;
+  measurement->seconds = info->seconds;
+}
+
+static qb_status run_samples(const qb_model *model, const qb_model *other, const qb_data *data,
+                             const qb_dataset *dataset, const qb_measure_settings *settings,
+                             const qb_progress *progress, qb_measurement *measurement, qb_error *error) {
+  QB_TRY(check_fit(model, dataset, error));
+  if (other != NULL)
+    QB_TRY(check_fit(other, dataset, error));
+  const qb_run_samples samples = {dataset, qb_dataset_count(dataset), read_sample, read_label};
+  qb_run_measure_settings how;
+  qb_run_measure_info info = {0};
+  qb_run_measure_settings_default(&how);
+  how.engine = settings->reference ? QB_ENGINE_REFERENCE : QB_ENGINE_ONEDNN;
+  how.batch = settings->batch;
+  how.threads = settings->threads;
+  how.label_offset = data->label_offset;
+  qb_status status =
+      qb_run_measure(&model->graph, other != NULL ? &other->graph : NULL, &samples, &how, progress, &info, error);
+  copy_measured(&info, measurement);
+  qb_run_measure_info_free(&info);
+  return status;
+}
+
 static int64_t file_size(const char *path) {
   struct stat status;
   return stat(path, &status) == 0 ? (int64_t)status.st_size : 0;
 }
 
-/* A copy of both paths in one block, which the measurement owns. */
+/* Copies both paths into one block, which the measurement owns. */
 static qb_status name_networks(const qb_model *model, const qb_model *other, qb_measurement *measurement,
                                qb_error *error) {
   size_t first = strlen(model->path) + 1, second = other != NULL ? strlen(other->path) + 1 : 0;
@@ -194,20 +265,11 @@ qb_status qb_measure(const qb_model *model, const qb_model *other, const qb_data
                      const qb_measure_settings *settings, const qb_progress *progress, qb_measurement *measurement,
                      qb_error *error) {
   *measurement = (qb_measurement){0};
-  if (settings->batch < 1)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "measuring needs a batch of at least 1, not %d", settings->batch);
-  double start = qb_seconds();
-  int threads = qb_threads_begin(settings->threads);
-  qb_samples samples;
-  qb_status status = qb_samples_open(data, &samples, error);
-  if (status == QB_OK)
-    status = qb_measure_samples(model, other, &samples, settings, progress, measurement, error);
-  qb_samples_close(&samples);
-  qb_threads_end(threads);
-  if (status == QB_OK)
-    status = name_networks(model, other, measurement, error);
-  measurement->seconds = qb_seconds() - start;
-  return status;
+  qb_dataset *dataset = NULL;
+  QB_TRY(open_data(data, &dataset, error));
+  qb_status status = run_samples(model, other, data, dataset, settings, progress, measurement, error);
+  qb_dataset_free(dataset);
+  return status == QB_OK ? name_networks(model, other, measurement, error) : status;
 }
 
 void qb_measurement_free(qb_measurement *measurement) {

@@ -305,8 +305,9 @@ typedef struct qb_bound_settings {
   const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
   double lo, hi;          /* QB_DOMAIN_BOX */
   qb_bound_conventions conventions;
-  bool spectral; /* also the l2 bound, which takes minutes on large networks; default false */
-  int threads;   /* 0 (default): all cores */
+  const char *methods; /* graph bounds, joined by commas: layerwise, interval, spectral; "all"; default "layerwise".
+                        * spectral takes minutes on large networks. The published bounds are always computed */
+  int threads;         /* 0 (default): all cores */
 } qb_bound_settings;
 
 #define QB_BOUND_VALUE_TEXT 48
@@ -337,7 +338,7 @@ typedef struct qb_bound_row {
 
 typedef struct qb_bound_report {
   const char *model;    /* path */
-  int layers;           /* L, layers with weights */
+  int layers;           /* L, layers of the chain, conventions applied */
   const char *domain;   /* for people and JSON: "pixels imagenet", "[-1, 1]" */
   double domain_radius; /* D: largest |x_i| over the domain */
   qb_bound_conventions conventions;
@@ -362,12 +363,11 @@ QB_API void qb_bound_report_free(qb_bound_report *report);
 
 /* Labelled inputs. */
 typedef struct qb_data {
-  const char *path;       /* folder of images, .npy, MNIST idx, CIFAR-10 .bin, or "digits": drawn by qbound */
+  const char *path;       /* folder of images, .npy, MNIST idx, CIFAR-10 .bin, or digits[:COUNT[:SEED]], drawn */
   const char *labels;     /* labels file where the format needs one; default NULL: found beside the data */
   const char *preprocess; /* preset or key=value pairs; default "raw" */
   int64_t samples, skip;  /* use at most this many (0: all) after leaving out the first `skip` */
   int label_offset;       /* class of the network = label + offset; default 0 */
-  uint64_t seed;          /* of "digits"; default 0 */
 } qb_data;
 
 typedef struct qb_measure_settings {

@@ -1,19 +1,16 @@
-/* qb_bound_sweep: for every granularity, scheme and width, quantize the network in memory and bound the pair. The
- * norms of the original network are computed once; each width then needs one pass over the quantized weights. */
+/* qb_bound_sweep: for every granularity, scheme and width, quantize the network in memory and bound the pair. What
+ * depends on the original network alone is computed once (qb_bounder); each width then needs one pass over the
+ * quantized weights. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-#include "api/measuring.h"
 #include "api/model.h"
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "bound/bound.h"
-#include "bound/chain.h"
-#include "bound/layerwise.h"
-#include "bound/published.h"
-#include "bound/spectral.h"
 #include "data/dataset.h"
 #include "quant/quant.h"
 
@@ -36,7 +33,10 @@ typedef struct bound_sweep {
   const qb_bound_settings *settings;
   const qb_graph *original; /* BatchNorm folded, or as read when the conventions drop it */
   qb_domain domain;
-  qb_chain chain;
+  uint32_t methods; /* bit m: qb_bound_method m */
+  qb_bounder *bounder;
+  qb_arena *arena; /* of the report */
+  qb_bound_report *report;
 } bound_sweep;
 
 /* -------------------------------------------------------------------------------------------------------- domains */
@@ -88,25 +88,63 @@ static const char *describe_domain(qb_arena *arena, const qb_bound_settings *set
 }
 
 /* What the chain bounds are about, and why not about this network. */
-static const char *describe_network(qb_arena *arena, const qb_chain *chain) {
-  if (chain->is_network)
+static const char *describe_network(qb_arena *arena, const qb_bounder *bounder, const qb_bounds *bounds) {
+  const char *dropped = qb_bounder_dropped(bounder);
+  if (bounds->chain_is_network)
     return qb_arena_format(arena, "this network");
-  int dropped = chain->dropped_biases + chain->dropped_batch_norms + chain->dropped_downsamples;
-  if (dropped == 0)
-    return qb_arena_format(arena, "%s", chain->why_not);
-  return qb_arena_format(arena,
-                         "the paper's network, which leaves out %d biases, %d BatchNormalization nodes and %d shortcut "
-                         "layers of this one",
-                         chain->dropped_biases, chain->dropped_batch_norms, chain->dropped_downsamples);
+  return dropped[0] == '\0' ? qb_arena_format(arena, "%s", bounds->chain_why)
+                            : qb_arena_format(arena, "it is the paper's network, which leaves out %s", dropped);
+}
+
+/* -------------------------------------------------------------------------------------------------------- methods */
+
+_Static_assert((int)QB_BOUND_COUNT <= (int)QB_BOUND_LIMIT, "a row has room for every method");
+
+static uint32_t bit(int method) { return UINT32_C(1) << method; }
+
+static qb_status fail_method(const char *text, qb_error *error) {
+  char names[256] = "";
+  for (int m = 0; m < QB_BOUND_BEST; m++)
+    if (qb_bound_method_is_graph((qb_bound_method)m)) {
+      size_t used = strlen(names);
+      snprintf(names + used, sizeof names - used, "%s, ", qb_bound_method_name((qb_bound_method)m));
+    }
+  return qb_fail(error, QB_ERROR_ARGUMENT, "'%s' is not a method or a list of methods: valid are %sall", text, names);
+}
+
+/* "layerwise,spectral" as a set of methods, the published ones included; NULL is the default. */
+static qb_status parse_methods(const char *text, uint32_t *methods, qb_error *error) {
+  *methods = bit(QB_BOUND_BEST);
+  for (int m = 0; m < QB_BOUND_BEST; m++)
+    if (!qb_bound_method_is_graph((qb_bound_method)m) || (text != NULL && strcmp(text, "all") == 0) ||
+        (text == NULL && m == QB_BOUND_LAYERWISE))
+      *methods |= bit(m);
+  if (text == NULL || strcmp(text, "all") == 0)
+    return QB_OK;
+  for (const char *at = text;; at++) {
+    size_t length = strcspn(at, ",");
+    int found = -1;
+    for (int m = 0; m < QB_BOUND_BEST; m++) {
+      const char *name = qb_bound_method_name((qb_bound_method)m);
+      if (qb_bound_method_is_graph((qb_bound_method)m) && strlen(name) == length && strncmp(name, at, length) == 0)
+        found = m;
+    }
+    if (found < 0)
+      return fail_method(text, error);
+    *methods |= bit(found);
+    at += length;
+    if (*at == '\0')
+      return QB_OK;
+  }
 }
 
 /* ----------------------------------------------------------------------------------------------------------- rows */
 
-static void put_bound(qb_bound_row *row, const char *name, bool is_graph, const qb_bound *bound) {
+static void put_bound(qb_bound_method method, const qb_bound *bound, qb_bound_row *row) {
   qb_bound_value *value = &row->bounds[row->count++];
-  *value = (qb_bound_value){.name = name,
+  *value = (qb_bound_value){.name = qb_bound_method_name(method),
                             .applies = bound->applies,
-                            .is_graph = is_graph,
+                            .is_graph = qb_bound_method_is_graph(method),
                             .form = qb_form_name(bound->form)};
   if (bound->applies) {
     value->log10 = qb_magnitude_log10(bound->value);
@@ -115,64 +153,19 @@ static void put_bound(qb_bound_row *row, const char *name, bool is_graph, const 
   memcpy(value->why, bound->why, sizeof value->why);
 }
 
-/* The smallest of the sound bounds of the real network, as the last entry. */
-static void put_best(qb_bound_row *row, const qb_bound *graph_bounds, int count) {
-  qb_bound best = {.why = "no graph bound applies"};
-  for (int i = 0; i < count; i++)
-    if (graph_bounds[i].applies && (!best.applies || qb_magnitude_compare(graph_bounds[i].value, best.value) < 0))
-      best = graph_bounds[i];
-  put_bound(row, "best", true, &best);
-}
-
-/* A graph bound that has no rule for some operator is a result, not a failure: "not applicable" with the reason. */
-static qb_status absorb_unsupported(qb_status status, const qb_error *refusal, qb_bound *bound, qb_error *error) {
-  if (status == QB_ERROR_UNSUPPORTED) {
-    *bound = (qb_bound){0};
-    snprintf(bound->why, sizeof bound->why, "%s", refusal->message);
-    return QB_OK;
-  }
-  if (status != QB_OK && error != NULL)
-    *error = *refusal;
-  return status;
-}
-
-static qb_status layerwise_bound(const qb_pair *pair, const qb_domain *domain, qb_bound *bound, qb_error *error) {
-  qb_error own = {0};
-  qb_layerwise layerwise = {0};
-  qb_status status = qb_layerwise_bound(pair, domain, &layerwise, &own);
-  *bound = (qb_bound){.applies = status == QB_OK, .value = layerwise.bound};
-  qb_layerwise_free(&layerwise);
-  return absorb_unsupported(status, &own, bound, error);
-}
-
-static qb_status spectral_bound(const qb_pair *pair, const qb_domain *domain, qb_bound *bound, qb_error *error) {
-  qb_error own = {0};
-  qb_spectral_settings settings;
-  qb_spectral_result result = {0};
-  qb_spectral_settings_default(&settings);
-  qb_status status = qb_bound_spectral(pair, domain, &settings, &result, &own);
-  *bound = result.bound;
-  qb_spectral_result_free(&result);
-  return absorb_unsupported(status, &own, bound, error);
-}
-
 static qb_status bound_pair(const bound_sweep *sweep, const qb_pair *pair, qb_bound_row *row, qb_error *error) {
-  qb_published published;
-  QB_TRY(qb_published_bounds(&sweep->chain, pair, qb_domain_radius(&sweep->domain), &published, error));
-  row->delta = published.delta;
-  put_bound(row, "prior", false, &published.prior);
-  put_bound(row, "general", false, &published.general);
-  put_bound(row, "cnn", false, &published.cnn);
-  put_bound(row, "chain_unsummed", false, &published.chain_unsummed);
-  qb_bound graph_bounds[2];
-  int count = 0;
-  QB_TRY(layerwise_bound(pair, &sweep->domain, &graph_bounds[count], error));
-  put_bound(row, "layerwise", true, &graph_bounds[count++]);
-  if (sweep->settings->spectral) {
-    QB_TRY(spectral_bound(pair, &sweep->domain, &graph_bounds[count], error));
-    put_bound(row, "spectral", true, &graph_bounds[count++]);
+  qb_bounds bounds;
+  QB_TRY(qb_bounder_evaluate(sweep->bounder, pair, &bounds, error));
+  row->delta = bounds.delta;
+  for (int m = 0; m < QB_BOUND_COUNT; m++)
+    if ((sweep->methods & bit(m)) != 0)
+      put_bound((qb_bound_method)m, &bounds.bound[m], row);
+  if (sweep->report->network == NULL) {
+    sweep->report->chain_is_network = bounds.chain_is_network;
+    sweep->report->network = describe_network(sweep->arena, sweep->bounder, &bounds);
+    if (sweep->report->network == NULL)
+      return qb_fail_memory(error, "the report", sizeof bounds.chain_why);
   }
-  put_best(row, graph_bounds, count);
   return QB_OK;
 }
 
@@ -222,22 +215,21 @@ static qb_status fill_rows(const bound_sweep *sweep, const qb_progress *progress
 
 /* ------------------------------------------------------------------------------------------------------- the call */
 
-static qb_status run_sweep(const qb_model *model, bound_sweep *sweep, qb_arena *arena, const qb_progress *progress,
-                           qb_bound_report *report, qb_error *error) {
+static qb_status run_sweep(const qb_model *model, bound_sweep *sweep, const qb_progress *progress, qb_error *error) {
   const qb_bound_settings *settings = sweep->settings;
-  QB_TRY(qb_bound_check_environment(error));
+  qb_bound_report *report = sweep->report;
+  QB_TRY(parse_methods(settings->methods, &sweep->methods, error));
   QB_TRY(make_domain(sweep->original, settings, &sweep->domain, error));
-  QB_TRY(qb_chain_extract(sweep->original, &settings->conventions, &sweep->chain, error));
-  report->model = qb_arena_string(arena, model->path, strlen(model->path));
-  report->domain = describe_domain(arena, settings);
-  report->network = describe_network(arena, &sweep->chain);
-  report->chain_is_network = sweep->chain.is_network;
+  QB_TRY(qb_bounder_create(sweep->original, &sweep->domain, &settings->conventions, &sweep->bounder, error));
+  qb_bounder_select(sweep->bounder, sweep->methods);
+  report->model = qb_arena_string(sweep->arena, model->path, strlen(model->path));
+  report->domain = describe_domain(sweep->arena, settings);
   report->domain_radius = qb_domain_radius(&sweep->domain);
-  report->layers = model->layer_count;
+  report->layers = qb_bounder_layers(sweep->bounder);
   report->conventions = settings->conventions;
   report->row_count = settings->bits_count * settings->scheme_count * settings->granularity_count;
-  report->rows = qb_arena_alloc(arena, (size_t)report->row_count, sizeof *report->rows);
-  if (report->model == NULL || report->domain == NULL || report->network == NULL || report->rows == NULL)
+  report->rows = qb_arena_alloc(sweep->arena, (size_t)report->row_count, sizeof *report->rows);
+  if (report->model == NULL || report->domain == NULL || report->rows == NULL)
     return qb_fail_memory(error, "the report", (size_t)report->row_count * sizeof *report->rows);
   return fill_rows(sweep, progress, report, error);
 }
@@ -252,24 +244,32 @@ static qb_status check_settings(const qb_model *model, const qb_bound_settings *
   return QB_OK;
 }
 
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 qb_status qb_bound_sweep(const qb_model *model, const qb_bound_settings *settings, const qb_progress *progress,
                          qb_bound_report *report, qb_error *error) {
   *report = (qb_bound_report){0};
   QB_TRY(check_settings(model, settings, error));
-  double start = qb_seconds();
+  double start = seconds_now();
   qb_arena *arena = qb_alloc(1, sizeof *arena);
   if (arena == NULL)
     return qb_fail_memory(error, "the report", sizeof *arena);
   qb_arena_init(arena);
   report->storage = arena;
   bound_sweep sweep = {.settings = settings,
-                       .original = settings->conventions.drop_batch_norm ? &model->read : &model->graph};
+                       .original = settings->conventions.drop_batch_norm ? &model->read : &model->graph,
+                       .arena = arena,
+                       .report = report};
   int threads = qb_threads_begin(settings->threads);
-  qb_status status = run_sweep(model, &sweep, arena, progress, report, error);
+  qb_status status = run_sweep(model, &sweep, progress, error);
   qb_threads_end(threads);
-  qb_chain_free(&sweep.chain);
+  qb_bounder_free(sweep.bounder);
   qb_domain_free(&sweep.domain);
-  report->seconds = qb_seconds() - start;
+  report->seconds = seconds_now() - start;
   if (status != QB_OK)
     qb_bound_report_free(report);
   return status;

@@ -12,7 +12,8 @@ run bound digits.onnx --preprocess nonsense --bits 8
 
 # a chain without biases, for which the published theorems hold
 cp "$here/files/chain.onnx" .
-run bound chain.onnx --domain 1 --bits 4,8 --spectral
+run bound chain.onnx --domain 1 --bits 4,8 --method all
+run bound chain.onnx --domain 1 --method layerwise,guess
 
 "$QBOUND" bound digits.onnx --preprocess unit --json >report.json
 "$tool" check "$root/docs/schema/bound.json" <report.json || fail "the schema does not hold"

@@ -6,13 +6,13 @@ cp "$root/examples/demo/digits.onnx" digits.onnx
 
 # images/s is the last column
 filter() { sed 's/^\(  [a-z0-9]*\.onnx.*[^ ]\)  *[0-9.]*$/\1  (speed)/'; }
-run measure digits.onnx w4.onnx --data digits --preprocess unit --samples 25 --seed 2 --reference
-run measure digits.onnx --data digits --preprocess unit --samples 20 --skip 5 --seed 2 --label-offset 1
+run measure digits.onnx w4.onnx --data digits:25:2 --preprocess unit --reference
+run measure digits.onnx --data digits --preprocess unit --samples 20 --skip 5 --label-offset 1
 run measure digits.onnx --data missing
 run measure digits.onnx --data digits --preprocess imagenet
 run measure digits.onnx --data digits --preprocess nonsense=3
 
-measure() { "$QBOUND" measure digits.onnx w4.onnx --data digits --preprocess unit --seed 2 --json "$@"; }
+measure() { "$QBOUND" measure digits.onnx w4.onnx --data digits --preprocess unit --json "$@"; }
 measure --samples 500 >report.json
 "$tool" check "$root/docs/schema/measure.json" <report.json || fail "the schema does not hold"
 holds "$(json top1 <report.json) >= 0.97" "accuracy on drawn digits"
