@@ -18,8 +18,7 @@ static qb_node_id sole_consumer(const qb_graph *graph, const bool *kept, qb_valu
 }
 
 static bool is_activation_function(const qb_node *node) {
-  return node->op == QB_OP_RELU || node->op == QB_OP_LEAKY_RELU ||
-         (node->op == QB_OP_CLIP && node->attributes.clip.hi_channels == NULL);
+  return node->op == QB_OP_RELU || node->op == QB_OP_LEAKY_RELU || node->op == QB_OP_CLIP;
 }
 
 /* The sum is written over `residual`, so it must be computed before the root, and everything else that reads it must

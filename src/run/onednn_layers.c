@@ -1,4 +1,6 @@
 /* Convolutions of the oneDNN engine, with what is fused behind them. Matrix products are in product.c. */
+#include <math.h>
+
 #include "base/alloc.h"
 #include "base/error.h"
 #include "run/onednn.h"
@@ -102,25 +104,60 @@ static int32_t usable_posts(const onednn_engine *engine, const qb_chain *chain) 
   return chain->count;
 }
 
+/* One limit per channel, as the library's second operand of a minimum: (1, C, 1, 1). */
+static dnnl_memory_desc_t limits_md(const onednn_engine *engine, const qb_node *clip) {
+  return onednn_plain_md(&QB_SHAPE(1, engine->graph->values[clip->output].shape.dims[1], 1, 1));
+}
+
+/* Appends the operators of one node; *entries counts them. */
+static dnnl_status_t append_post(const onednn_engine *engine, const qb_node *node, dnnl_post_ops_t posts,
+                                 int *entries) {
+  dnnl_alg_kind_t kind;
+  float alpha, beta;
+  ++*entries;
+  if (node->op == QB_OP_ADD)
+    return dnnl_post_ops_append_sum(posts, 1.0f);
+  if (onednn_eltwise(node, &kind, &alpha, &beta))
+    return dnnl_post_ops_append_eltwise(posts, 1.0f, kind, alpha, beta);
+  dnnl_memory_desc_t limits = limits_md(engine, node); /* a Clip with hi_channels */
+  dnnl_status_t status =
+      dnnl_post_ops_append_eltwise(posts, 1.0f, dnnl_eltwise_clip, node->attributes.clip.lo, INFINITY);
+  ++*entries;
+  return status == dnnl_success ? dnnl_post_ops_append_binary(posts, dnnl_binary_min, &limits) : status;
+}
+
 static qb_status post_attributes(onednn_engine *engine, const qb_chain *chain, int32_t count,
                                  dnnl_primitive_attr_t *attributes, qb_error *error) {
   dnnl_post_ops_t posts;
+  int entries = 0;
   dnnl_status_t status = dnnl_post_ops_create(&posts);
-  for (int32_t i = 0; i < count && status == dnnl_success; i++) {
-    const qb_node *node = &engine->graph->nodes[chain->posts[i]];
-    dnnl_alg_kind_t kind;
-    float alpha, beta;
-    if (node->op == QB_OP_ADD)
-      status = dnnl_post_ops_append_sum(posts, 1.0f);
-    else if (onednn_eltwise(node, &kind, &alpha, &beta))
-      status = dnnl_post_ops_append_eltwise(posts, 1.0f, kind, alpha, beta);
-  }
+  for (int32_t i = 0; i < count && status == dnnl_success; i++)
+    status = append_post(engine, &engine->graph->nodes[chain->posts[i]], posts, &entries);
   QB_TRY(onednn_check(status, engine, "fused operators", error));
   qb_status result = onednn_attributes(engine, attributes, error);
   if (result == QB_OK)
     result = onednn_check(dnnl_primitive_attr_set_post_ops(*attributes, posts), engine, "fused operators", error);
   dnnl_post_ops_destroy(posts);
   return result;
+}
+
+/* The limits of every fused Clip with hi_channels, under the number of its entry. */
+static qb_status add_limits(onednn_engine *engine, const qb_chain *chain, int32_t fused, step_argument *arguments,
+                            int32_t *count, qb_error *error) {
+  int entries = 0;
+  for (int32_t i = 0; i < fused; i++) {
+    const qb_node *node = &engine->graph->nodes[chain->posts[i]];
+    entries++;
+    if (node->op != QB_OP_CLIP || node->attributes.clip.hi_channels == NULL)
+      continue;
+    dnnl_memory_desc_t md = limits_md(engine, node);
+    int32_t id;
+    QB_TRY(
+        onednn_new_fixed_place(engine, &md, (void *)(uintptr_t)node->attributes.clip.hi_channels, false, &id, error));
+    arguments[(*count)++] = (step_argument){DNNL_ARG_ATTR_MULTIPLE_POST_OP(entries) | DNNL_ARG_SRC_1, id};
+    entries++;
+  }
+  return QB_OK;
 }
 
 /* A description with as many posts as possible: *count is lowered to 0 when all of them are not available. */
@@ -192,7 +229,7 @@ static qb_status place_output(onednn_engine *engine, const qb_chain *chain, int3
 static qb_status add_layer_step(onednn_engine *engine, const qb_chain *chain, const layer *l, int32_t fused,
                                 dnnl_primitive_desc_t description, int32_t *dst, qb_error *error) {
   const qb_graph *graph = engine->graph;
-  step_argument arguments[6];
+  step_argument arguments[5 + QB_FUSE_MAX];
   int32_t count = 0, src, weights, bias;
   QB_TRY(
       onednn_reordered(engine, l->src, dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0), &src, error));
@@ -210,6 +247,7 @@ static qb_status add_layer_step(onednn_engine *engine, const qb_chain *chain, co
   QB_TRY(
       place_output(engine, chain, fused, dnnl_primitive_desc_query_md(description, dnnl_query_dst_md, 0), dst, error));
   arguments[count++] = (step_argument){DNNL_ARG_DST, *dst};
+  QB_TRY(add_limits(engine, chain, fused, arguments, &count, error));
   return onednn_add_primitive(engine, description, arguments, count, error);
 }
 

@@ -187,15 +187,19 @@ static void random_pools_match(void **state) {
 
 /* Shapes of residual networks: which of conv, conv and the shortcut are fused is the engine's business; the values are
  * not. `variant` bits: keep the shortcut, keep the sum, use the shortcut again later, shortcut is the network's input,
- * swap the operands, reshape the shortcut first. */
+ * swap the operands, reshape the shortcut first, a limit per channel. */
 static qb_value_id residual_network(qb_graph *graph, int variant, qb_value_id keep[3], int32_t *keep_count) {
   qb_rng rng;
   qb_error error;
   qb_window three = run_test_window(3, 1, 1);
-  qb_attributes six = {.clip = {0.0f, 1.5f, NULL}};
   qb_rng_seed(&rng, 14, (uint64_t)variant);
   int64_t channels = (variant & 8) != 0 ? 6 : 24;
   qb_value_id x = run_test_begin(graph, "residual", QB_SHAPE(1, 6, 9, 9));
+  float *limits = qb_arena_alloc(&graph->arena, 24, sizeof *limits);
+  assert_non_null(limits);
+  for (int i = 0; i < 24; i++)
+    limits[i] = 0.25f * (float)(1 + i % 7);
+  qb_attributes six = {.clip = {0.0f, 1.5f, (variant & 64) != 0 ? limits : NULL}};
   qb_value_id shortcut = (variant & 8) != 0 ? x : run_test_conv(graph, &rng, x, channels, 1, three, true);
   qb_value_id view = shortcut;
   if ((variant & 32) != 0)
@@ -207,7 +211,7 @@ static qb_value_id residual_network(qb_graph *graph, int variant, qb_value_id ke
   if ((variant & 16) != 0)
     operands[0] = view, operands[1] = b;
   qb_value_id sum = run_test_node(graph, QB_OP_ADD, operands, 2, NULL, NULL);
-  qb_value_id y = run_test_node(graph, QB_OP_RELU, &sum, 1, NULL, NULL);
+  qb_value_id y = run_test_node(graph, (variant & 64) != 0 ? QB_OP_CLIP : QB_OP_RELU, &sum, 1, &six, NULL);
   if ((variant & 4) != 0)
     y = run_test_node(graph, QB_OP_ADD, (qb_value_id[]){y, shortcut}, 2, NULL, NULL);
   qb_value_id last = run_test_conv(graph, &rng, y, 5, 1, run_test_window(1, 2, 0), true);
@@ -228,7 +232,7 @@ static void residual_sums_and_kept_values_match(void **state) {
   (void)state;
   qb_rng rng;
   qb_rng_seed(&rng, 15, 0);
-  for (int variant = 0; variant < 64; variant++) {
+  for (int variant = 0; variant < 128; variant++) {
     qb_graph graph;
     qb_value_id keep[3];
     int32_t keep_count;
@@ -329,6 +333,25 @@ static void bits_are_reproducible(void **state) {
   }
 }
 
+/* Shapes for which a library might split sums by batch or threads: many input channels, small maps. */
+static void convolutions_are_reproducible(void **state) {
+  (void)state;
+  static const int32_t shapes[8][5] = {{256, 64, 7, 1, 1}, {512, 32, 4, 3, 1}, {160, 160, 7, 3, 2}, {320, 40, 14, 1, 1},
+                                       {96, 24, 14, 1, 1}, {3, 32, 33, 3, 2},  {130, 70, 1, 1, 1},  {64, 512, 3, 3, 1}};
+  qb_rng rng;
+  qb_error error;
+  qb_rng_seed(&rng, 20, 0);
+  for (int k = 0; k < 8; k++) {
+    qb_graph graph;
+    const int32_t *s = shapes[k];
+    qb_value_id x = run_test_begin(&graph, "sums", QB_SHAPE(1, s[0], s[2], s[2]));
+    qb_value_id y = run_test_conv(&graph, &rng, x, s[1], 1, run_test_window(s[3], s[4], s[3] / 2), true);
+    assert_int_equal(qb_graph_add_output(&graph, y, &error), QB_OK);
+    batch_and_threads_change_no_bit(&graph, x);
+    qb_graph_free(&graph);
+  }
+}
+
 /* A long row makes every summation order visible. */
 static void matrix_products_are_reproducible(void **state) {
   (void)state;
@@ -391,6 +414,7 @@ int main(void) {
       cmocka_unit_test(residual_sums_and_kept_values_match),
       cmocka_unit_test(branches_match),
       cmocka_unit_test(bits_are_reproducible),
+      cmocka_unit_test(convolutions_are_reproducible),
       cmocka_unit_test(matrix_products_are_reproducible),
       cmocka_unit_test(failed_allocations_are_reported),
       cmocka_unit_test(radii_need_the_reference),
