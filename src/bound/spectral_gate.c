@@ -208,12 +208,15 @@ static qb_status find_scaling(spectral *s, const window_kernels *k, const int64_
     return qb_fail_memory(s->error, "scaling", (size_t)channels * sizeof *trial);
   balanced_scaling(k, best);
   memcpy(trial, best, (size_t)channels * sizeof *trial);
-  for (int i = 0; i < s->settings->scaling_iterations; i++) {
+  int iterations = s->settings->scaling_iterations;
+  if (channels > 64) /* the cost grows with the cube of the channels, the gain does not */
+    iterations = iterations * 64 / (int)channels;
+  for (int i = 0; i < iterations; i++) {
     double product = 0;
     if (i % full_search(channels) == 0) /* the peaks move with the scaling: look at every frequency again */
       peaks[0].count = peaks[1].count = 0;
     memcpy(current, trial, (size_t)channels * sizeof *current);
-    QB_TRY(scaling_step(s, k, side, 0.25 / (1 + 0.15 * i), peaks, trial, &product));
+    QB_TRY(scaling_step(s, k, side, (channels > 64 ? 0.4 : 0.25) / (1 + 0.15 * i), peaks, trial, &product));
     if (product < smallest) {
       smallest = product;
       memcpy(best, current, (size_t)channels * sizeof *best);

@@ -91,37 +91,44 @@ static qb_complex tap_phase(const qb_twiddles *twiddles, int64_t frequency, int6
   return twiddles->root[index < 0 ? index + twiddles->n : index];
 }
 
-/* matrix[:, block] += phase * tap, for a real tap (rows, cols) and a complex matrix of `width` columns. */
-static void add_tap(const qb_kernel *kernel, const double *tap, qb_complex phase, int64_t width, qb_complex *block) {
-  double re = creal(phase), im = cimag(phase);
-  for (int64_t r = 0; r < kernel->rows; r++) {
-    double *out = (double *)(block + r * width);
-    const double *in = tap + r * kernel->cols;
-    for (int64_t c = 0; c < kernel->cols; c++) {
-      out[2 * c] += re * in[c];
-      out[2 * c + 1] += im * in[c];
-    }
+/* out += phase * tap over one row: a real row of weights into a complex one. */
+static void add_row(const double *tap, int64_t cols, qb_complex phase, qb_complex *out) {
+  double re = creal(phase), im = cimag(phase), *parts = (double *)out;
+  for (int64_t c = 0; c < cols; c++) {
+    parts[2 * c] += re * tap[c];
+    parts[2 * c + 1] += im * tap[c];
+  }
+}
+
+/* One column block of the symbol: the taps at one input frequency. Rows go in strips that stay in the first cache
+ * while all taps are added. */
+static void add_block(const qb_kernel *kernel, int32_t group, const qb_twiddles twiddles[2], int64_t y, int64_t x,
+                      double scale, int64_t width, qb_complex *block) {
+  enum { STRIP = 8 };
+  int64_t entries = kernel->rows * kernel->cols, area = (int64_t)kernel->size[0] * kernel->size[1];
+  for (int64_t first = 0; first < kernel->rows; first += STRIP) {
+    int64_t end = first + STRIP < kernel->rows ? first + STRIP : kernel->rows;
+    for (int32_t a = 0; a < kernel->size[0]; a++)
+      for (int32_t b = 0; b < kernel->size[1]; b++) {
+        qb_complex phase = tap_phase(&twiddles[0], y, (int64_t)a * kernel->dilation[0] - kernel->pad_begin[0]) *
+                           tap_phase(&twiddles[1], x, (int64_t)b * kernel->dilation[1] - kernel->pad_begin[1]);
+        const double *tap = kernel->taps + (group * area + (int64_t)a * kernel->size[1] + b) * entries;
+        for (int64_t r = first; r < end; r++)
+          add_row(tap + r * kernel->cols, kernel->cols, phase * scale, block + r * width);
+      }
   }
 }
 
 void qb_kernel_symbol(const qb_kernel *kernel, int32_t group, const qb_twiddles twiddles[2], int64_t fy, int64_t fx,
                       qb_complex *matrix) {
   int32_t aliases = kernel->stride[0] * kernel->stride[1];
-  int64_t width = aliases * kernel->cols, entries = kernel->rows * kernel->cols;
-  int64_t area = (int64_t)kernel->size[0] * kernel->size[1];
+  int64_t width = aliases * kernel->cols;
   double scale = 1 / sqrt((double)aliases);
   memset(matrix, 0, (size_t)(kernel->rows * width) * sizeof *matrix);
-
   for (int32_t alias = 0; alias < aliases; alias++) {
     int64_t y = fy + (alias / kernel->stride[1]) * (twiddles[0].n / kernel->stride[0]);
     int64_t x = fx + (alias % kernel->stride[1]) * (twiddles[1].n / kernel->stride[1]);
-    for (int32_t a = 0; a < kernel->size[0]; a++)
-      for (int32_t b = 0; b < kernel->size[1]; b++) {
-        qb_complex phase = tap_phase(&twiddles[0], y, (int64_t)a * kernel->dilation[0] - kernel->pad_begin[0]) *
-                           tap_phase(&twiddles[1], x, (int64_t)b * kernel->dilation[1] - kernel->pad_begin[1]);
-        const double *tap = kernel->taps + (group * area + (int64_t)a * kernel->size[1] + b) * entries;
-        add_tap(kernel, tap, phase * scale, width, matrix + alias * kernel->cols);
-      }
+    add_block(kernel, group, twiddles, y, x, scale, width, matrix + alias * kernel->cols);
   }
 }
 
