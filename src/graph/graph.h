@@ -26,11 +26,12 @@ enum { QB_NONE = -1 }; /* no value, no node */
 /* The integer form of a constant: real value = scale[c] * (code - zero_point[c]), computed in float32 as
  * DequantizeLinear does, c the index along `axis`. Arrays live as long as the graph. */
 typedef struct qb_codes {
-  int32_t bits;              /* 2..16: the codes use at most this many, the carrier type may be wider */
-  bool is_signed;            /* codes lie in [-2^(bits-1), 2^(bits-1) - 1], else in [0, 2^bits - 1] */
-  int32_t axis;              /* of the canonical layout; QB_NONE: one scale for the whole tensor */
-  int32_t scale_count;       /* 1 or the length of `axis` */
-  const float *scale;        /* (scale_count), positive */
+  int32_t bits;        /* 2..16: the codes use at most this many, the carrier type may be wider; 32: int32 biases of
+                          files that others quantized */
+  bool is_signed;      /* codes lie in [-2^(bits-1), 2^(bits-1) - 1], else in [0, 2^bits - 1] */
+  int32_t axis;        /* of the canonical layout; QB_NONE: one scale for the whole tensor */
+  int32_t scale_count; /* 1 or the length of `axis` */
+  const float *scale;  /* (scale_count), positive */
   const int32_t *zero_point; /* (scale_count), or NULL: all zero */
   qb_view codes;             /* integer tensor in the canonical layout of the value */
 } qb_codes;

@@ -52,8 +52,8 @@ static qb_status transpose_sizes(qb_import *in, const qb_shape *x, qb_window *wi
   int64_t extra[2] = {0, 0}, wanted[2];
   int extra_count = qb_import_ints(in, "output_padding", extra, 2),
       given = qb_import_ints(in, "output_shape", wanted, 2);
-  bool same =
-      qb_import_string_is(in, "auto_pad", "SAME_UPPER", "") || qb_import_string_is(in, "auto_pad", "SAME_LOWER", "");
+  bool upper = qb_import_string_is(in, "auto_pad", "SAME_UPPER", "");
+  bool same = upper || qb_import_string_is(in, "auto_pad", "SAME_LOWER", "");
   if ((extra_count != -1 && extra_count != 2) || (given != -1 && given != 2))
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "'output_padding' or 'output_shape' does not have two entries");
   for (int axis = 0; axis < 2; axis++) {
@@ -64,11 +64,13 @@ static qb_status transpose_sizes(qb_import *in, const qb_shape *x, qb_window *wi
                    (int64_t)window->dilation[axis] * (window->kernel[axis] - 1) + 1;
     if (same || given == 2) {
       int64_t total = full - (given == 2 ? wanted[axis] : x->dims[2 + axis] * stride);
-      if (total < 0 || total > INT32_MAX || total % 2 != 0)
+      if (total < 0 || total > INT32_MAX || (total % 2 != 0 && in->opset < 11))
         return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
-                              "'auto_pad' or 'output_shape' needs uneven or negative pads, "
-                              "which runtimes treat differently; export it with explicit pads");
-      window->pad_begin[axis] = window->pad_end[axis] = (int32_t)(total / 2);
+                              "'auto_pad' or 'output_shape' needs negative pads, or uneven ones before opset 11, which "
+                              "runtimes treat differently; export it with explicit pads");
+      int32_t small = (int32_t)(total / 2), large = (int32_t)(total - total / 2);
+      window->pad_begin[axis] = upper ? small : large;
+      window->pad_end[axis] = upper ? large : small;
     }
     output->dims[2 + axis] = full - window->pad_begin[axis] - window->pad_end[axis];
   }
@@ -441,6 +443,12 @@ static qb_status rule_pool(qb_import *in) {
   qb_attributes attributes = {.pool.count_include_pad = qb_import_int(in, "count_include_pad", 0) != 0};
   QB_TRY(qb_import_activation(in, 0, &x));
   QB_TRY(qb_import_window(in, qb_import_shape(in, x), NULL, &attributes.pool.window));
+  const qb_window *window = &attributes.pool.window;
+  if ((window->dilation[0] != 1 || window->dilation[1] != 1) && qb_import_attribute(in, "auto_pad") != NULL &&
+      !qb_import_string_is(in, "auto_pad", "NOTSET", ""))
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "'auto_pad' with dilations, which runtimes treat differently; export "
+                          "it with explicit pads");
   bool ceil_mode = qb_import_int(in, "ceil_mode", 0) != 0;
   if (ceil_mode)
     QB_TRY(pooled_shape(in, qb_import_shape(in, x), &attributes.pool.window, &output));

@@ -31,8 +31,11 @@ typedef struct qb_onnx_unsupported {
   char why[256]; /* what is missing and what to do */
 } qb_onnx_unsupported;
 
-/* Builds the graph: constants folded, weights canonical, attributes normalised, initial shapes at batch one.
- * Fails at the first node without a rule with QB_ERROR_UNSUPPORTED naming node, op, opset and remedy. */
+/* Builds the graph: constants folded, weights canonical, attributes normalised, initial shapes at batch one. Dead
+ * nodes and unused initializers are ignored; Relu or Clip followed by Min with constants is one Clip; Gemm with alpha
+ * or beta other than one becomes Gemm, Mul, Add. Fails at the first node without a rule with QB_ERROR_UNSUPPORTED
+ * naming node, op, opset and remedy; QB_ERROR_FORMAT, QB_ERROR_SHAPE, QB_ERROR_NUMERIC (NaN weights),
+ * QB_ERROR_MEMORY. Free with qb_graph_free; after a failure there is nothing to free. */
 QB_MUST_CHECK qb_status qb_onnx_to_graph(const qb_onnx *document, qb_graph *graph, qb_error *error);
 
 /* Lists every node without a rule into `list` (capacity entries) and their number into *count, for `inspect`. */
@@ -51,7 +54,8 @@ typedef struct qb_onnx_orphan {
 QB_MUST_CHECK qb_status qb_onnx_to_partial_graph(const qb_onnx *document, qb_graph *graph, qb_onnx_orphan *orphans,
                                                  int32_t capacity, int32_t *count, qb_error *error);
 
-/* Writes the document unchanged; a read-write-read is lossless. Streams: needs no second copy of the weights. */
+/* Writes the document unchanged; a read-write-read is lossless. Streams: needs no second copy of the weights. External
+ * data is written into the file (QB_ERROR_UNSUPPORTED from 2 GB on). */
 QB_MUST_CHECK qb_status qb_onnx_write(const qb_onnx *document, FILE *file, const char *path, qb_error *error);
 
 typedef struct qb_onnx_metadata_entry {
@@ -59,7 +63,8 @@ typedef struct qb_onnx_metadata_entry {
 } qb_onnx_metadata_entry;
 
 typedef struct qb_onnx_write_settings {
-  bool compat; /* opset 13 at most: carriers of int8 for 2 to 8 bits; wider ones are an error. Default false */
+  bool compat; /* int8 carriers for 2 to 8 bits, so that no more than opset 13 is needed (a newer document keeps its
+                  own); wider weights are an error. Default false */
   const qb_onnx_metadata_entry *metadata; /* added to or replacing metadata_props */
   int32_t metadata_count;
 } qb_onnx_write_settings;
@@ -71,8 +76,11 @@ typedef struct qb_onnx_write_info {
 
 /* Writes `graph`, which came from `document` and was changed by passes: nodes that passes removed are left out,
  * changed inputs, weights and biases are written, weights with `codes` become packed integers with a
- * DequantizeLinear; untouched parts are copied. Nodes move to a newer opset only when a carrier type needs it.
- * QB_ERROR_UNSUPPORTED names an operator that cannot be converted to that opset. */
+ * DequantizeLinear; untouched parts are copied, and what no output needs any more is dropped. Widths that have no type
+ * of their own lie in the next carrier, with metadata `qbound.bits.<tensor>`. Nodes move to a newer opset only when a
+ * carrier type needs it. Weights of 2 bits need opset 25, 3 and 4 bits 21, 5 to 8 bits 13 (10 per tensor), more 21.
+ * QB_ERROR_UNSUPPORTED names an operator that cannot be converted to that opset, or a result of 2 GB and more;
+ * QB_ERROR_NUMERIC a weight whose codes do not give its values, or do not fit their bits; QB_ERROR_IO. */
 QB_MUST_CHECK qb_status qb_onnx_write_graph(const qb_onnx *document, const qb_graph *graph,
                                             const qb_onnx_write_settings *settings, FILE *file, const char *path,
                                             qb_onnx_write_info *info, qb_error *error);

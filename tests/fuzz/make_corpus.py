@@ -20,11 +20,11 @@ def ints(name, *values):
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
-def save(name, opset, shape, nodes, initializers=(), output="y", **fields):
+def save(name, opset, shape, result, nodes, initializers=(), output="y", **fields):
     graph = helper.make_graph(
         nodes, name,
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, result)],
         list(initializers))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7, **fields)
     with open(f"{folder}/{name}.onnx", "wb") as file:
@@ -34,7 +34,7 @@ def save(name, opset, shape, nodes, initializers=(), output="y", **fields):
 node = helper.make_node
 image = ["N", 2, 5, 5]
 
-save("residual", 13, image, [
+save("residual", 13, image, ["N", 2], [
     node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
     node("BatchNormalization", ["c", "g", "b", "b", "v"], ["n"]),
     node("Relu", ["n"], ["r"]),
@@ -45,7 +45,7 @@ save("residual", 13, image, [
 ], [floats("w", 2, 2, 3, 3), floats("b", 2), floats("g", 2),
     numpy_helper.from_array(np.array([1, 2], np.float32), "v"), floats("m", 2, 2)])
 
-save("windows", 19, image, [
+save("windows", 19, image, ["N", 3], [
     node("ConvTranspose", ["x", "w"], ["t"], strides=[2, 2], output_padding=[1, 0], pads=[1, 0, 0, 1]),
     node("MaxPool", ["t"], ["m"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     node("AveragePool", ["m"], ["a"], kernel_shape=[2, 2], auto_pad="SAME_LOWER", count_include_pad=1),
@@ -53,7 +53,7 @@ save("windows", 19, image, [
     node("ReduceMean", ["p", "axes"], ["y"], keepdims=0),
 ], [floats("w", 2, 3, 3, 3), ints("pads", 0, 0, 1, 1, 0, 0, 0, 2), ints("axes", 2, 3)])
 
-save("activations", 14, ["N", 4], [
+save("activations", 14, ["N", 4], ["N", 4], [
     node("LeakyRelu", ["x"], ["a"], alpha=0.1),
     node("PRelu", ["a", "s"], ["b"]),
     node("HardSigmoid", ["b"], ["c"]),
@@ -68,7 +68,7 @@ save("activations", 14, ["N", 4], [
     node("Softmax", ["k"], ["y"]),
 ], [floats("s", 4), numpy_helper.from_array(np.float32(1), "one"), numpy_helper.from_array(np.float32(2), "two")])
 
-save("old_forms", 7, image, [
+save("old_forms", 7, image, ["N", 7, 7, 2], [
     node("Constant", [], ["k"], value=floats("", 2, 1, 1)),
     node("Mul", ["x", "k"], ["a"]),
     node("Clip", ["a"], ["b"], min=0.0, max=6.0),
@@ -80,7 +80,7 @@ save("old_forms", 7, image, [
     node("Softmax", ["g"], ["y"], axis=2),
 ])
 
-save("shape_arithmetic", 11, image, [
+save("shape_arithmetic", 11, image, ["N", 2, 25], [
     node("Shape", ["x"], ["s"]),
     node("Cast", ["s"], ["s2"], to=TensorProto.INT64),
     node("Gather", ["s2", "zero"], ["n"], axis=0),
@@ -93,7 +93,7 @@ save("shape_arithmetic", 11, image, [
     node("Reshape", ["x", "t"], ["y"]),
 ], [ints("one", 1), ints("two", 2), numpy_helper.from_array(np.array(0, np.int64), "zero")])
 
-save("quantized", 21, ["N", 4], [
+save("quantized", 21, ["N", 4], ["N", 3], [
     node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
     node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
     node("DequantizeLinear", ["q4", "s2", "z4"], ["w"], axis=0),
@@ -112,7 +112,7 @@ save("quantized", 21, ["N", 4], [
     numpy_helper.from_array(np.full((2, 2), 0.5, np.float32), "blocks"), floats("f", 4, 3),
     numpy_helper.from_array(np.array([100, -100], np.int32), "b32")])
 
-save("concat_identity", 13, image, [
+save("concat_identity", 13, image, ["N", 4, 3, 3], [
     node("Identity", ["w"], ["alias"]),
     node("Conv", ["x", "w"], ["a"], group=2),
     node("Conv", ["x", "alias"], ["b"], group=2, auto_pad="VALID"),
@@ -123,11 +123,11 @@ save("concat_identity", 13, image, [
     node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
 ], [floats("w", 2, 1, 3, 3), numpy_helper.from_array(np.full((4, 1, 1), 2, np.float32), "cap")])
 
-save("factors", 13, ["N", 3], [
+save("factors", 13, ["N", 3], ["N", 2], [
     node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0),
 ], [floats("w", 3, 2), floats("b", 1, 2)])
 
-save("unsupported", 17, ["N", 3], [
+save("unsupported", 17, ["N", 3], ["N", 3], [
     node("Erf", ["x"], ["a"]),
     node("Gelu", ["a"], ["y"], domain="com.microsoft"),
 ])
