@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "bound/fault.h"
 #include "bound/affine.h"
 
 typedef struct box_call {
@@ -179,7 +180,8 @@ static qb_status difference_track(box_call *call, const layer l[2], const ball_v
   if (!new_vector(call, call->y->count, &y))
     return qb_fail_memory(call->error, call->node->name, (size_t)call->y->count * sizeof *y.centre);
   QB_TRY(add_product(call, &carrier, &x[QB_TRACK_DIFFERENCE], inputs, &y, call->y->count));
-  QB_TRY(add_product(call, &moved, &x[first ? QB_TRACK_ORIGINAL : QB_TRACK_QUANTIZED], inputs, &y, call->y->count));
+  if (qb_bound_fault != QB_FAULT_INTERVAL_NO_WEIGHT_CHANGE)
+    QB_TRY(add_product(call, &moved, &x[first ? QB_TRACK_ORIGINAL : QB_TRACK_QUANTIZED], inputs, &y, call->y->count));
   store(&y, call->y->count, &call->y->track[QB_TRACK_DIFFERENCE], !first);
   return QB_OK;
 }
@@ -253,7 +255,8 @@ static qb_status apply_elementwise(box_call *call, elementwise f, double change)
   for (int64_t i = 0; i < call->y->count; i++) {
     double lo = x->track[0].lo[i], hi = x->track[0].hi[i], lo2 = x->track[1].lo[i], hi2 = x->track[1].hi[i];
     image a = f(call, original, i, lo, hi), b = f(call, call->node, i, lo2, hi2);
-    image both = f(call, original, i, fmin(lo, lo2), fmax(hi, hi2));
+    bool hull = qb_bound_fault != QB_FAULT_SLOPE_OF_ORIGINAL;
+    image both = f(call, original, i, hull ? fmin(lo, lo2) : lo, hull ? fmax(hi, hi2) : hi);
     double dlo, dhi;
     slope_times(both.slope_lo, both.slope_hi, x->track[2].lo[i], x->track[2].hi[i], &dlo, &dhi);
     set(call->y, QB_TRACK_ORIGINAL, i, a.lo, a.hi);
@@ -687,6 +690,7 @@ static qb_status rule_quantize_linear(box_call *call) {
     double lo = x->track[0].lo[i], hi = x->track[0].hi[i], dlo = x->track[2].lo[i], dhi = x->track[2].hi[i];
     /* half a step, and the rounding of the float32 division, which may turn a near tie */
     double half = up(s * 0.5 * (1 + 0x1p-20)) + 0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
+    half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
     set(call->y, QB_TRACK_ORIGINAL, i, lo, hi);
     set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(down(x->track[1].lo[i] - half), least), most),
         fmax(fmin(up(x->track[1].hi[i] + half), most), least));

@@ -15,6 +15,17 @@ typedef enum qb_fault {
   QB_FAULT_NO_ROUNDING_STEP,  /* a quantizer without its half step */
   QB_FAULT_SHORT_RESIDUAL,    /* an Add that takes the larger error instead of the sum */
   QB_FAULT_NO_OPERAND_CHANGE, /* constant operands that differ count as equal */
+  QB_FAULT_FIRST_L2,
+  QB_FAULT_SHORT_TORUS = QB_FAULT_FIRST_L2, /* a torus as small as the image: taps wrap around */
+  QB_FAULT_NO_SPREAD_CHANGE,                /* sigma(dW) H is left out */
+  QB_FAULT_NO_CENTRE_CHANGE,                /* ||dW c + db|| is left out */
+  QB_FAULT_GATE_WITHOUT_SLACK,              /* the centred gate without ||W2 T|| ||T^-1 W1|| / 2 */
+  QB_FAULT_GATE_DROPS_FIRST,                /* the change of the first layer of a window is not passed on */
+  QB_FAULT_ROW_NORM_OF_ORIGINAL,            /* the last layer without the rows of dW */
+  QB_FAULT_FIRST_INTERVAL,
+  QB_FAULT_SLOPE_OF_ORIGINAL = QB_FAULT_FIRST_INTERVAL, /* ReLU slopes from the range of x alone */
+  QB_FAULT_INTERVAL_NO_WEIGHT_CHANGE,                   /* (W' - W) x is left out */
+  QB_FAULT_INTERVAL_HALF_STEP,                          /* a quantizer that is thought to be exact */
   QB_FAULT_COUNT
 } qb_fault;
 

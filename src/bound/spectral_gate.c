@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bound/fault.h"
 #include "bound/spectral_internal.h"
 
 /* Every how many steps the search for T looks at all frequencies instead of the peaks: small layers can afford it. */
@@ -242,6 +243,8 @@ static qb_status gate_norm(spectral *s, const window *w, const window_kernels *k
   qb_sigma_problem two = {.inner = &outer, .side = {side[0] / inner.stride[0], side[1] / inner.stride[1]}};
   QB_TRY(qb_sigma_bound(&one, &first, s->error));
   QB_TRY(qb_sigma_bound(&two, &second, s->error));
+  if (qb_bound_fault == QB_FAULT_GATE_WITHOUT_SLACK)
+    first = 0;
   *norm = add_up(joint, multiply_up(0.5, multiply_up(second, first)));
   return QB_OK;
 }
@@ -291,7 +294,8 @@ qb_status spectral_gate(spectral *s, qb_node_id node) {
   double sigma = s->result->layers[w.outer.node].sigma;
   double sigma_quantized = s->result->layers[w.outer.node].sigma_quantized;
   double drift = add_up(multiply_up(sigma, first->drift), second->drift);
-  double injection = add_up(multiply_up(sigma_quantized, first->injection), second->injection);
+  double passed_on = qb_bound_fault == QB_FAULT_GATE_DROPS_FIRST ? 0 : first->injection;
+  double injection = add_up(multiply_up(sigma_quantized, passed_on), second->injection);
   if (w.has_skip) {
     const spectral_terms *skip = w.skip_is_identity ? NULL : &s->terms[w.skip.node];
     drift = add_up(drift, add_up(skip == NULL ? 0 : skip->drift, s->terms[node].drift));

@@ -2,6 +2,7 @@
 #include <float.h>
 
 #include "base/error.h"
+#include "bound/fault.h"
 #include "bound/affine.h"
 #include "bound/spectral_internal.h"
 
@@ -90,6 +91,8 @@ static double layer_peak(const spectral_call *call, const layer_pair *l, const d
     double here = add_up(channel_peak(call, difference, channels, o), rounding);
     double moved = multiply_up(row_norm(l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
     double spread = multiply_up(row_norm(l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o), call->x->spread);
+    if (qb_bound_fault == QB_FAULT_ROW_NORM_OF_ORIGINAL)
+      spread = 0;
     peak = fmax(peak, add_up(add_up(moved, spread), here));
   }
   return peak;
@@ -131,6 +134,10 @@ qb_status spectral_linear(spectral_call *call) {
   double rounding = qb_affine_rounding(l.graph[0], &l.linear[0], l.weight[0], l.weight[1], l.bias[0], l.bias[1], size);
 
   double at_centre = add_up(norm_up(difference, call->outputs), rounding);
+  if (qb_bound_fault == QB_FAULT_NO_CENTRE_CHANGE)
+    at_centre = 0;
+  if (qb_bound_fault == QB_FAULT_NO_SPREAD_CHANGE)
+    norms->sigma_difference = 0;
   double injection = add_up(at_centre, multiply_up(norms->sigma_difference, call->x->spread));
   s->terms[call->id] = (spectral_terms){.drift = drift, .injection = injection};
   call->y->spread = add_up(multiply_up(norms->sigma, call->x->spread), drift);

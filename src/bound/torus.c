@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bound/fault.h"
 #include "base/size.h"
 
 static const double PI = 3.14159265358979323846;
@@ -71,6 +72,8 @@ int64_t qb_kernel_torus_side(const qb_kernel *kernel, int axis, int64_t n) {
     reach = kernel->pad_begin[axis];
   if (kernel->pad_end[axis] > reach)
     reach = kernel->pad_end[axis];
+  if (qb_bound_fault == QB_FAULT_SHORT_TORUS)
+    return n;
   return reach == 0 ? 1 : n + reach;
 }
 
