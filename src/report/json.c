@@ -2,6 +2,8 @@
 #include "report/json.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -61,16 +63,105 @@ json_t *qb_json_append(json_t *array, json_t *value) {
   return NULL;
 }
 
+/* ------------------------------------------------------------------------------------------------------- printing */
+
+/* Text that grows; `size` counts on when memory is short, and the result is dropped. */
+typedef struct writer {
+  char *text; /* from qb_alloc */
+  size_t size, capacity;
+  bool failed;
+} writer;
+
+static void write_bytes(writer *w, const char *bytes, size_t count) {
+  if (w->size + count + 1 > w->capacity && !w->failed) {
+    size_t capacity = 2 * (w->capacity + count) + 256;
+    char *grown = qb_alloc(capacity, 1);
+    if (grown != NULL && w->size > 0)
+      memcpy(grown, w->text, w->size);
+    qb_free(w->text);
+    w->text = grown;
+    w->capacity = capacity;
+    w->failed = grown == NULL;
+  }
+  if (!w->failed) {
+    memcpy(w->text + w->size, bytes, count);
+    w->size += count;
+    w->text[w->size] = '\0';
+  }
+}
+
+static void write_text(writer *w, const char *text) { write_bytes(w, text, strlen(text)); }
+
+/* The fewest digits that read back as the same double. */
+static void write_real(writer *w, double number) {
+  char text[40];
+  for (int digits = 15; digits <= 17; digits++) {
+    snprintf(text, sizeof text, "%.*g", digits, number);
+    if (strtod(text, NULL) == number)
+      break;
+  }
+  for (char *at = text; *at != '\0'; at++)
+    if (strchr("0123456789+-e", *at) == NULL)
+      *at = '.'; /* the decimal point of the program's locale */
+  write_text(w, text);
+  if (strpbrk(text, ".e") == NULL)
+    write_text(w, ".0"); /* stays a real for readers that tell integers apart */
+}
+
+/* Strings, integers, true, false, null: as jansson prints them. */
+static void write_scalar(writer *w, const json_t *value) {
+  const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT;
+  size_t size = json_dumpb(value, NULL, 0, flags);
+  char *text = size > 0 ? qb_alloc(size, 1) : NULL;
+  if (text != NULL && json_dumpb(value, text, size, flags) == size)
+    write_bytes(w, text, size);
+  else
+    w->failed = true;
+  qb_free(text);
+}
+
+/* Reports nest five deep, so that recursion is bounded by our own code. */
+static void write_value(writer *w, json_t *value) {
+  const char *key, *separator = "";
+  json_t *member;
+  size_t i;
+  if (json_is_object(value)) {
+    write_text(w, "{");
+    json_object_foreach(value, key, member) {
+      json_t *name = json_string(key);
+      write_text(w, separator);
+      write_scalar(w, name);
+      write_text(w, ":");
+      write_value(w, member);
+      json_decref(name);
+      separator = ",";
+    }
+    write_text(w, "}");
+  } else if (json_is_array(value)) {
+    write_text(w, "[");
+    json_array_foreach(value, i, member) {
+      write_text(w, separator);
+      write_value(w, member);
+      separator = ",";
+    }
+    write_text(w, "]");
+  } else if (json_is_real(value)) {
+    write_real(w, json_real_value(value));
+  } else {
+    write_scalar(w, value);
+  }
+}
+
 qb_status qb_json_print(json_t *object, char **text, qb_error *error) {
-  const size_t flags = JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17);
-  *text = NULL;
-  size_t size = object != NULL ? json_dumpb(object, NULL, 0, flags) : 0;
-  if (size > 0)
-    *text = qb_alloc(size + 1, 1);
-  if (*text != NULL)
-    json_dumpb(object, *text, size, flags);
+  writer w = {.failed = object == NULL};
+  if (object != NULL)
+    write_value(&w, object);
   json_decref(object);
-  return *text != NULL ? QB_OK : qb_fail_memory(error, "a JSON report", size);
+  *text = w.failed ? NULL : w.text;
+  if (!w.failed)
+    return QB_OK;
+  qb_free(w.text);
+  return qb_fail_memory(error, "a JSON report", w.capacity);
 }
 
 void qb_text_free(char *text) { qb_free(text); }

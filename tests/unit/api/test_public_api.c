@@ -212,14 +212,18 @@ static void json_survives_odd_names_and_numbers(void **state) {
                                 .has_other = true,
                                 .model = {.path = "a\xff\"b", .top1 = NAN, .top5 = NAN},
                                 .other = {.path = "\xc3\xa4", .top1 = 0.1},
-                                .error_max = INFINITY};
+                                .error_max = INFINITY,
+                                .error_mean = 0.1 + 0.2,
+                                .error_p50 = 1e300};
   char *text = NULL;
   assert_int_equal(qb_measurement_json(&measurement, &text, &error), QB_OK);
   assert_non_null(strstr(text, "\"a?\\\"b\""));
   assert_non_null(strstr(text, "\"\xc3\xa4\""));
   assert_non_null(strstr(text, "\"top1\":\"not applicable\""));
   assert_non_null(strstr(text, "\"max\":\"inf\""));
-  assert_non_null(strstr(text, "0.1000000000000000")); /* 17 digits: reads back as the same double */
+  assert_non_null(strstr(text, "\"top1\":0.1,")); /* the fewest digits that read back as the same double */
+  assert_non_null(strstr(text, "\"mean\":0.30000000000000004,"));
+  assert_non_null(strstr(text, "\"p50\":1e+300,"));
   qb_text_free(text);
   qb_text_free(NULL);
 }
