@@ -126,8 +126,12 @@ static qb_status measure(qbound_demo *demo, int i, qb_error *error) {
 
 static qb_status work(qbound_demo *demo, qb_error *error) {
   qb_status status = write_model(demo, error);
+  qb_inspect_settings inspect;
+  qb_inspect_settings_default(&inspect);
+  inspect.spectral = true;
+  inspect.threads = demo->arguments->options.threads;
   if (status == QB_OK)
-    status = qb_inspect(demo->model_path, &demo->inspection, error);
+    status = qb_inspect(demo->model_path, &inspect, cli_progress_begin(), &demo->inspection, error);
   if (status == QB_OK)
     status = qb_model_load(demo->model_path, &demo->model, error);
   for (int i = 0; status == QB_OK && i < WIDTHS; i++)

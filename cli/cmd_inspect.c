@@ -1,4 +1,5 @@
 /* qbound inspect MODEL: what is in a file and what qbound can do with it. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,12 +9,21 @@
 typedef struct inspect_arguments {
   cli_options options;
   const char *model;
+  qb_inspect_settings settings;
 } inspect_arguments;
+
+enum { KEY_SPECTRAL = 0x100 };
+
+static const struct argp_option inspect_options[] = {
+    {"spectral", KEY_SPECTRAL, NULL, 0, "Also the spectral norms of layers (seconds to minutes)", 0},
+    {0},
+};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
   inspect_arguments *arguments = state->input;
   switch (key) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case KEY_SPECTRAL: arguments->settings.spectral = true; return 0;
   case ARGP_KEY_ARG:
     if (arguments->model != NULL)
       argp_error(state, "one MODEL at a time; '%s' is too much", text);
@@ -25,13 +35,15 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 }
 
 static const struct argp inspect_argp = {
+    .options = inspect_options,
     .parser = parse,
     .args_doc = "MODEL",
     .doc = "Lists the layers of an ONNX file with their shapes, sizes, norms and weight ranges, and every node that "
            "qbound does not support with the reason.\v"
            "Example:\n  qbound inspect resnet18.onnx\n\n"
            "r_l is the largest l1 norm of a row of weights (a filter): how much the layer can amplify the largest "
-           "input. n_l is the number of weights in a row. The range ratio is the largest over the smallest weight "
+           "input. sigma is the spectral norm, the same in the l2 norm. n_l is the number of weights in a row. The "
+           "range ratio is the largest over the smallest weight "
            "range of an output channel: when it is large, quantize per channel. All are of the network with "
            "BatchNorm folded into the layers.",
     .children = cli_common,
@@ -85,12 +97,16 @@ static void print_layer(cli_table *table, int number, const qb_inspect_layer *la
   cli_table_cell(table, "%s", cli_count(layer->parameters, parameters));
   cli_table_cell(table, "%s", layer->known ? cli_count(layer->macs, macs) : "-");
   if (!layer->known) {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
       cli_table_cell(table, "-");
     return;
   }
   cli_table_cell(table, "%lld", (long long)layer->row_length);
   cli_table_cell(table, "%.4g", layer->radius);
+  if (isnan(layer->sigma))
+    cli_table_cell(table, "-");
+  else
+    cli_table_cell(table, "%.4g", layer->sigma);
   cli_table_cell(table, "%.3g", layer->range_ratio);
   if (layer->bits == 0)
     cli_table_cell(table, "float");
@@ -99,10 +115,10 @@ static void print_layer(cli_table *table, int number, const qb_inspect_layer *la
 }
 
 static void print_layers(const qb_inspection *inspection) {
-  static const char *const header[] = {"#",    "layer", "operator", "weights",     "output", "parameters",
-                                       "MACs", "n_l",   "r_l",      "range ratio", "stored"};
+  static const char *const header[] = {"#",    "layer", "operator", "weights", "output",      "parameters",
+                                       "MACs", "n_l",   "r_l",      "sigma",   "range ratio", "stored"};
   cli_table table;
-  cli_table_begin(&table, "rlllrrrrrrl");
+  cli_table_begin(&table, "rlllrrrrrrrl");
   for (size_t i = 0; i < sizeof header / sizeof *header; i++)
     cli_table_cell(&table, "%s", header[i]);
   for (int i = 0; i < inspection->layer_count; i++)
@@ -133,16 +149,19 @@ void cli_print_inspection(const qb_inspection *inspection) {
 
 int cmd_inspect(int argc, char **argv) {
   inspect_arguments arguments = {0};
+  qb_inspect_settings_default(&arguments.settings);
   argp_parse(&inspect_argp, argc, argv, 0, NULL, &arguments);
+  arguments.settings.threads = arguments.options.threads;
   qb_error error;
   qb_inspection inspection;
-  if (qb_inspect(arguments.model, &inspection, &error) != QB_OK)
+  if (qb_inspect(arguments.model, &arguments.settings, cli_progress_begin(), &inspection, &error) != QB_OK)
     return cli_fail(&error);
   int code;
   if (arguments.options.json) {
     char *text = NULL;
     code = qb_inspection_json(&inspection, &text, &error) == QB_OK ? cli_print_json(text) : cli_fail(&error);
   } else {
+    cli_progress_end();
     cli_print_inspection(&inspection);
     code = cli_flush();
   }

@@ -156,6 +156,7 @@ typedef struct qb_inspect_layer {
   int64_t macs;                        /* multiply-accumulates of one inference */
   int64_t row_length;                  /* n_l: entries that meet one output unit at most */
   double radius;                       /* r_l: largest l1 norm of a row (a filter), an upper bound */
+  double sigma;                        /* spectral norm, an upper bound; NAN when not asked for */
   double largest;                      /* max |w| */
   double range_ratio;    /* largest over smallest non-zero max |w| of an output channel; 1 when all are alike */
   int64_t zero_channels; /* output channels whose weights are all zero */
@@ -196,9 +197,17 @@ typedef struct qb_inspection {
   void *storage;                       /* private */
 } qb_inspection;
 
+typedef struct qb_inspect_settings {
+  bool spectral; /* also the spectral norms of layers, which takes seconds to minutes; default false */
+  int threads;   /* 0 (default): all cores */
+} qb_inspect_settings;
+
+QB_API void qb_inspect_settings_default(qb_inspect_settings *settings);
+
 /* Reads a file and describes it. A valid file with unsupported nodes is not an error: they are listed with the reason.
- * QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_NUMERIC. */
-QB_API QB_MUST_CHECK qb_status qb_inspect(const char *path, qb_inspection *inspection, qb_error *error);
+ * `settings` and `progress` may be NULL. QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_NUMERIC, QB_ERROR_INTERRUPTED. */
+QB_API QB_MUST_CHECK qb_status qb_inspect(const char *path, const qb_inspect_settings *settings,
+                                          const qb_progress *progress, qb_inspection *inspection, qb_error *error);
 QB_API void qb_inspection_free(qb_inspection *inspection);
 
 /* ---------------------------------------------------------------------------------------------- quantizing */

@@ -8,7 +8,9 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/progress.h"
 #include "bound/norms.h"
+#include "bound/spectral.h"
 #include "graph/pass_fold_bn.h"
 
 /* ----------------------------------------------------------------------------------------------------- one layer */
@@ -48,6 +50,7 @@ static qb_status describe_layer(const qb_graph *graph, const qb_linear *linear, 
   const qb_node *node = &graph->nodes[linear->node];
   const qb_value *weight = &graph->values[linear->weight];
   layer->known = true;
+  layer->sigma = NAN;
   layer->node = qb_arena_string(arena, node->name, strlen(node->name));
   layer->op = qb_op_name(node->op);
   layer->weight_rank = copy_shape(&weight->shape, layer->weight_shape);
@@ -125,6 +128,22 @@ static qb_status describe_graphs(const qb_graph *read, const qb_graph *folded, i
     QB_TRY(describe_layer(folded, &linear, arena, layer, error));
     inspection->parameters += layer->parameters;
     inspection->macs += layer->macs;
+  }
+  return QB_OK;
+}
+
+/* Fills the spectral norms of the layers that describe_graphs has listed. */
+static qb_status describe_norms(const qb_graph *folded, const qb_progress *progress, qb_arena *arena,
+                                qb_inspection *inspection, qb_error *error) {
+  int done = 0;
+  qb_linear linear;
+  for (qb_node_id id = 0; id < folded->node_count; id++) {
+    if (!qb_graph_linear(folded, id, &linear))
+      continue;
+    if (!qb_progress_report(progress, "spectral norms", done, inspection->layer_count))
+      return qb_fail(error, QB_ERROR_INTERRUPTED, "inspecting was stopped");
+    const float *weight = qb_view_f32(&folded->values[linear.weight].constant);
+    QB_TRY(qb_layer_sigma(folded, &linear, weight, NULL, arena, &inspection->layers[done++].sigma, error));
   }
   return QB_OK;
 }
@@ -228,31 +247,47 @@ static qb_status describe_file(const char *path, qb_arena *arena, qb_inspection 
   return QB_OK;
 }
 
-static qb_status inspect(const char *path, qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+void qb_inspect_settings_default(qb_inspect_settings *settings) { *settings = (qb_inspect_settings){0}; }
+
+static qb_status describe_model(const qb_model *model, const qb_inspect_settings *settings, const qb_progress *progress,
+                                qb_arena *arena, qb_inspection *inspection, qb_error *error) {
+  inspection->opset = qb_onnx_opset(model->document);
+  inspection->supported = true;
+  QB_TRY(describe_graphs(&model->read, &model->graph, 0, arena, inspection, error));
+  if (!settings->spectral)
+    return QB_OK;
+  int threads = qb_threads_begin(settings->threads);
+  qb_status status = describe_norms(&model->graph, progress, arena, inspection, error);
+  qb_threads_end(threads);
+  return status;
+}
+
+static qb_status inspect(const char *path, const qb_inspect_settings *settings, const qb_progress *progress,
+                         qb_arena *arena, qb_inspection *inspection, qb_error *error) {
   qb_model *model = NULL;
   qb_error refusal = {0};
   qb_status status = qb_model_load(path, &model, &refusal);
-  if (status == QB_OK) {
-    inspection->opset = qb_onnx_opset(model->document);
-    inspection->supported = true;
-    status = describe_graphs(&model->read, &model->graph, 0, arena, inspection, error);
-  } else if (status == QB_ERROR_UNSUPPORTED) {
+  if (status == QB_OK)
+    status = describe_model(model, settings, progress, arena, inspection, error);
+  else if (status == QB_ERROR_UNSUPPORTED)
     status = describe_document(path, &refusal, arena, inspection, error);
-  } else if (error != NULL) {
+  else if (error != NULL)
     *error = refusal;
-  }
   qb_model_free(model);
   return status == QB_OK ? describe_file(path, arena, inspection, error) : status;
 }
 
-qb_status qb_inspect(const char *path, qb_inspection *inspection, qb_error *error) {
+qb_status qb_inspect(const char *path, const qb_inspect_settings *settings, const qb_progress *progress,
+                     qb_inspection *inspection, qb_error *error) {
   *inspection = (qb_inspection){0};
+  qb_inspect_settings defaults;
+  qb_inspect_settings_default(&defaults);
   qb_arena *arena = qb_alloc(1, sizeof *arena);
   if (arena == NULL)
     return qb_fail_memory(error, path, sizeof *arena);
   qb_arena_init(arena);
   inspection->storage = arena;
-  qb_status status = inspect(path, arena, inspection, error);
+  qb_status status = inspect(path, settings != NULL ? settings : &defaults, progress, arena, inspection, error);
   if (status != QB_OK)
     qb_inspection_free(inspection);
   return status;

@@ -48,4 +48,10 @@ QB_MUST_CHECK qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *
                                           qb_error *error);
 void qb_spectral_result_free(qb_spectral_result *result);
 
+/* *sigma >= the l2 operator norm of one linear layer of `graph` with the weights plus - minus (minus may be NULL: plus
+ * alone), float32 arrays in the weight's layout. Convolutions on a torus (theory section 3.1); ConvTranspose by Schur's
+ * bound. `scratch` is rewound. QB_ERROR_MEMORY, QB_ERROR_NUMERIC. */
+QB_MUST_CHECK qb_status qb_layer_sigma(const qb_graph *graph, const qb_linear *linear, const float *plus,
+                                       const float *minus, qb_arena *scratch, double *sigma, qb_error *error);
+
 #endif

@@ -14,18 +14,17 @@ static double norm_up(const double *v, int64_t count) {
   return sqrt(square) * (1 + ((double)count + 8) * DBL_EPSILON) + (double)count * DBL_MIN;
 }
 
-/* Certified norms of W, W' and dW; Schur's bound where there is no torus form. */
-static qb_status layer_norm(spectral *s, const qb_graph *graph, const qb_linear *linear, const float *plus,
-                            const float *minus, double *sigma) {
+qb_status qb_layer_sigma(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
+                         qb_arena *scratch, double *sigma, qb_error *error) {
   if (graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE) {
     double row, column;
     qb_affine_sums(graph, linear, plus, minus, &row, &column);
     *sigma = root_up(multiply_up(row, column));
     return QB_OK;
   }
-  qb_arena_mark mark = qb_arena_get_mark(&s->scratch);
+  qb_arena_mark mark = qb_arena_get_mark(scratch);
   qb_kernel kernel;
-  QB_TRY(qb_kernel_create(graph, linear, plus, minus, &s->scratch, &kernel, s->error));
+  QB_TRY(qb_kernel_create(graph, linear, plus, minus, scratch, &kernel, error));
   const qb_shape *x = &graph->values[graph->nodes[linear->node].inputs[0]].shape;
   qb_sigma_problem problem = {.inner = &kernel};
   for (int axis = 0; axis < 2; axis++) {
@@ -33,9 +32,15 @@ static qb_status layer_norm(spectral *s, const qb_graph *graph, const qb_linear 
     int64_t side = qb_kernel_torus_side(&kernel, axis, n), stride = kernel.stride[axis];
     problem.side[axis] = (side + stride - 1) / stride * stride;
   }
-  QB_TRY(qb_sigma_bound(&problem, sigma, s->error));
-  qb_arena_rewind(&s->scratch, mark);
+  QB_TRY(qb_sigma_bound(&problem, sigma, error));
+  qb_arena_rewind(scratch, mark);
   return QB_OK;
+}
+
+/* Certified norms of W, W' and dW. */
+static qb_status layer_norm(spectral *s, const qb_graph *graph, const qb_linear *linear, const float *plus,
+                            const float *minus, double *sigma) {
+  return qb_layer_sigma(graph, linear, plus, minus, &s->scratch, sigma, s->error);
 }
 
 /* l2 norm of row o of plus - minus (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole matrix. */

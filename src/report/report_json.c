@@ -35,6 +35,7 @@ static json_t *inspected_layer(const qb_inspect_layer *layer) {
   entry = qb_json_put(entry, "macs", json_integer(layer->macs));
   entry = qb_json_put(entry, "n_l", json_integer(layer->row_length));
   entry = qb_json_put(entry, "r_l", qb_json_real(layer->radius));
+  entry = qb_json_put(entry, "sigma", qb_json_real(layer->sigma));
   entry = qb_json_put(entry, "largest", qb_json_real(layer->largest));
   entry = qb_json_put(entry, "range_ratio", qb_json_real(layer->range_ratio));
   entry = qb_json_put(entry, "zero_channels", json_integer(layer->zero_channels));

@@ -3,6 +3,7 @@
 . tests/cli/common
 cp "$root/examples/demo/digits.onnx" digits.onnx
 run inspect digits.onnx
+run inspect digits.onnx --spectral
 run inspect digits.onnx --json
 "$QBOUND" inspect digits.onnx --json >report.json
 "$tool" check "$root/docs/schema/inspect.json" <report.json || fail "the schema does not hold"

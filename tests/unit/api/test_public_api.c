@@ -41,7 +41,7 @@ static void inspection_describes_the_demo(void **state) {
   (void)state;
   qb_error error = {0};
   qb_inspection inspection;
-  assert_int_equal(qb_inspect(demo_path, &inspection, &error), QB_OK);
+  assert_int_equal(qb_inspect(demo_path, NULL, NULL, &inspection, &error), QB_OK);
   assert_true(inspection.supported);
   assert_int_equal(inspection.layer_count, 15);
   assert_int_equal(inspection.opset, 13);
@@ -58,7 +58,8 @@ static void norms_of_the_chain_are_exact(void **state) {
   (void)state;
   qb_error error = {0};
   qb_inspection inspection;
-  assert_int_equal(qb_inspect(chain_path, &inspection, &error), QB_OK);
+  const qb_inspect_settings spectral = {.spectral = true};
+  assert_int_equal(qb_inspect(chain_path, &spectral, NULL, &inspection, &error), QB_OK);
   double largest = 0;
   for (int row = 0; row < 2; row++) {
     double sum = 0;
@@ -70,6 +71,16 @@ static void norms_of_the_chain_are_exact(void **state) {
   assert_true(layer->radius >= largest && layer->radius <= largest * (1 + 1e-12));
   assert_true(layer->range_ratio == 1 && layer->largest == 0.75 && layer->zero_channels == 0);
   assert_int_equal(layer->macs, 2 * 36 * 36);
+
+  /* sigma lies between the l2 norm of a row and Frobenius' norm; the last layer is a plain matrix */
+  layer = &inspection.layers[2];
+  double row = 0, all = 0;
+  for (int i = 0; i < 3 * 72; i++) {
+    double square = (double)((i % 7 - 3) * (i % 7 - 3)) / 16;
+    all += square;
+    row += i < 72 ? square : 0;
+  }
+  assert_true(layer->sigma >= sqrt(row) && layer->sigma <= sqrt(all) * (1 + 1e-6));
   qb_inspection_free(&inspection);
 }
 
@@ -232,7 +243,8 @@ static void json_survives_odd_names_and_numbers(void **state) {
 
 static qb_status inspect_work(void *context, qb_error *error) {
   qb_inspection inspection;
-  qb_status status = qb_inspect(context, &inspection, error);
+  const qb_inspect_settings settings = {.spectral = true, .threads = 1};
+  qb_status status = qb_inspect(context, &settings, NULL, &inspection, error);
   qb_inspection_free(&inspection);
   return status;
 }
