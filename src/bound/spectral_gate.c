@@ -42,6 +42,12 @@ static bool has_stride(const qb_graph *graph, const qb_linear *linear, int32_t s
   return node->attributes.conv.window.stride[0] == stride_y && node->attributes.conv.window.stride[1] == stride_x;
 }
 
+/* Limits are compared here rather than believed from pair->clip_differences: two clips are one gate only when they are
+ * one function. */
+static bool same_limits(const qb_clip_attributes *a, const qb_clip_attributes *b) {
+  return a->lo == b->lo && a->hi == b->hi && a->hi_channels == NULL && b->hi_channels == NULL;
+}
+
 /* An elementwise function with slopes in [0,1], the same in both networks. */
 static bool is_gate(const spectral *s, qb_node_id node) {
   if (node == QB_NONE || s->pair->partner[node] == QB_NONE)
@@ -50,7 +56,8 @@ static bool is_gate(const spectral *s, qb_node_id node) {
   const qb_node *theirs = &s->pair->original->nodes[s->pair->partner[node]];
   if (ours->op == QB_OP_RELU)
     return theirs->op == QB_OP_RELU;
-  return ours->op == QB_OP_CLIP && theirs->op == QB_OP_CLIP && s->pair->clip_differences == 0;
+  return ours->op == QB_OP_CLIP && theirs->op == QB_OP_CLIP &&
+         same_limits(&ours->attributes.clip, &theirs->attributes.clip);
 }
 
 /* W2 G W1 ending at linear node `node`. */
