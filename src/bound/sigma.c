@@ -151,7 +151,7 @@ static double gram_power(const qb_complex *gram, int64_t size, int iterations, w
   if (size == 1)
     return creal(gram[0]);
   for (int64_t i = 0; i < size; i++) /* a start that is orthogonal to nothing in particular */
-    w->vector[i] = CMPLX(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
+    w->vector[i] = qb_complex_of(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
   for (int k = 0; k < iterations; k++) {
     double length = cblas_dznrm2((int)size, w->vector, 1);
     if (!(length > 0) || !isfinite(length))
@@ -352,7 +352,7 @@ static double symbol_power(const plan *p, int iterations, workspace *w) {
   const qb_complex one = 1, zero = 0;
   double norm = 0;
   for (int64_t i = 0; i < p->cols; i++)
-    w->vector[i] = CMPLX(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
+    w->vector[i] = qb_complex_of(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
   for (int k = 0; k < iterations; k++) {
     double length = cblas_dznrm2((int)p->cols, w->vector, 1);
     if (!(length > 0) || !isfinite(length))

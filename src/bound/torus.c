@@ -83,7 +83,7 @@ qb_status qb_twiddles_create(int64_t n, qb_arena *arena, qb_twiddles *twiddles, 
     return qb_fail_memory(error, "roots of unity", (size_t)n * sizeof *twiddles->root);
   for (int64_t t = 0; t < n; t++) {
     double angle = 2 * PI * (double)t / (double)n;
-    twiddles->root[t] = CMPLX(cos(angle), sin(angle));
+    twiddles->root[t] = qb_complex_of(cos(angle), sin(angle));
   }
   return QB_OK;
 }

@@ -13,6 +13,15 @@
 
 typedef double _Complex qb_complex;
 
+/* re + i im; CMPLX is missing from some C11 compilers. */
+static inline qb_complex qb_complex_of(double re, double im) {
+  union {
+    double parts[2]; /* a complex number has the layout of an array of two (C11 6.2.5) */
+    qb_complex value;
+  } z = {{re, im}};
+  return z.value;
+}
+
 /* One group of a linear layer with its weights in double, taps outermost. A matrix layer is a 1x1 convolution. */
 typedef struct qb_kernel {
   int64_t rows, cols; /* output and input channels of one group */
