@@ -24,6 +24,7 @@ int cmd_inspect(int argc, char **argv);
 int cmd_bound(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_measure(int argc, char **argv);
+int cmd_certify(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 
 /* ----------------------------------------------------------------------------------------------------- options */
@@ -34,6 +35,9 @@ long long cli_parse_integer(struct argp_state *state, const char *option, const 
 
 /* A finite number; a usage error otherwise. */
 double cli_parse_number(struct argp_state *state, const char *option, const char *text);
+
+/* "pixels", "D" or "LO,HI"; a usage error otherwise. */
+void cli_parse_domain(struct argp_state *state, const char *text, qb_domain_kind *kind, double *lo, double *hi);
 
 enum { CLI_LIST = 16 };
 

@@ -55,29 +55,6 @@ static const struct argp_option bound_options[] = {
     {0},
 };
 
-/* "pixels", "D" or "LO,HI". */
-static void parse_domain(struct argp_state *state, const char *text, qb_bound_settings *settings) {
-  if (strcmp(text, "pixels") == 0) {
-    settings->domain = QB_DOMAIN_PIXELS;
-    return;
-  }
-  settings->domain = QB_DOMAIN_BOX;
-  const char *comma = strchr(text, ',');
-  if (comma == NULL) {
-    settings->hi = cli_parse_number(state, "--domain", text);
-    settings->lo = -settings->hi;
-    if (settings->hi < 0)
-      argp_error(state, "--domain D needs D >= 0; for a box write LO,HI");
-    return;
-  }
-  char lo[64];
-  snprintf(lo, sizeof lo, "%.*s", (int)(comma - text), text);
-  settings->lo = cli_parse_number(state, "--domain", lo);
-  settings->hi = cli_parse_number(state, "--domain", comma + 1);
-  if (settings->lo > settings->hi)
-    argp_error(state, "--domain LO,HI needs LO <= HI, not '%s'", text);
-}
-
 /* True for the second of the two names. */
 static bool second_of(struct argp_state *state, const char *option, const char *text, const char *first,
                       const char *second) {
@@ -115,7 +92,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     return 0;
   case KEY_SYMMETRIC: settings->affine = false; return 0;
   case KEY_AFFINE: settings->affine = true; return 0;
-  case KEY_DOMAIN: parse_domain(state, text, settings); return 0;
+  case KEY_DOMAIN: cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi); return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
   case KEY_METHOD: settings->methods = text; return 0;
   case ARGP_KEY_ARG:

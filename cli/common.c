@@ -57,6 +57,26 @@ double cli_parse_number(struct argp_state *state, const char *option, const char
   return value;
 }
 
+void cli_parse_domain(struct argp_state *state, const char *text, qb_domain_kind *kind, double *lo, double *hi) {
+  *kind = strcmp(text, "pixels") == 0 ? QB_DOMAIN_PIXELS : QB_DOMAIN_BOX;
+  if (*kind == QB_DOMAIN_PIXELS)
+    return;
+  const char *comma = strchr(text, ',');
+  if (comma == NULL) {
+    *hi = cli_parse_number(state, "--domain", text);
+    *lo = -*hi;
+    if (*hi < 0)
+      argp_error(state, "--domain D needs D >= 0; for a box write LO,HI");
+    return;
+  }
+  char first[64];
+  snprintf(first, sizeof first, "%.*s", (int)(comma - text), text);
+  *lo = cli_parse_number(state, "--domain", first);
+  *hi = cli_parse_number(state, "--domain", comma + 1);
+  if (*lo > *hi)
+    argp_error(state, "--domain LO,HI needs LO <= HI, not '%s'", text);
+}
+
 static void bad_bits(struct argp_state *state, const char *text) {
   argp_error(state, "--bits needs widths from %d to %d such as 8, 4,8 or 2-16, each once, not '%s'", QB_MIN_BITS,
              QB_MAX_BITS, text);

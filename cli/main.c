@@ -17,6 +17,7 @@ static const command commands[] = {
     {"bound", "qbound bound", cmd_bound, "prove how far quantization can move the output, for many bit widths"},
     {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere"},
     {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data"},
+    {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file"},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 

@@ -7,6 +7,7 @@
  *   quantizing         weights become integers of 2 to 16 bits
  *   bounding           proofs: how far the quantized output can be from the original, whatever the input
  *   measuring          both networks on real data: accuracy, flips, errors
+ *   certifying         a statement about two files, with what is needed to prove it again
  *   JSON               every report as the text that `qbound --json` prints
  *
  * The shortest useful program:
@@ -415,6 +416,69 @@ QB_API QB_MUST_CHECK qb_status qb_measure(const qb_model *model, const qb_model 
                                           const qb_measure_settings *settings, const qb_progress *progress,
                                           qb_measurement *measurement, qb_error *error);
 QB_API void qb_measurement_free(qb_measurement *measurement);
+
+/* --------------------------------------------------------------------------------------------- certifying */
+
+/* What to prove about a pair of networks. */
+typedef struct qb_certify_settings {
+  bool worst_case;        /* bound the largest change of an output over every input of the domain; default true */
+  qb_domain_kind domain;  /* default QB_DOMAIN_PIXELS */
+  const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
+  double lo, hi;          /* QB_DOMAIN_BOX */
+  const char *methods; /* "layerwise", "interval", "spectral", joined by commas, or "all" (default); the smallest bound
+                        * counts */
+  int64_t output;      /* the one output element that counts; default -1: all */
+  bool search;         /* look for inputs with a large error, which bound the worst case from below; default true */
+  const qb_data *data; /* inputs that the search starts from; default NULL */
+  uint64_t seed;       /* of the search; default 0 */
+  int threads;         /* 0 (default): all cores */
+} qb_certify_settings;
+
+/* sup over the domain of the largest |output of the network - output of the other| <= bound, and >= lower. */
+typedef struct qb_worst_case_claim {
+  bool proved;         /* some method applies; else only `methods` is set */
+  const char *method;  /* that gave the bound */
+  double bound;        /* rounded up, with a margin of 1e-6 for an independent check; INFINITY beyond double */
+  double log10;        /* of the bound, rounded up; -INFINITY for zero */
+  double lower;        /* proved at an input that was found, rounded down; 0 without a search */
+  double looseness;    /* log10 of bound / lower; INFINITY when lower is 0 */
+  double output_range; /* the original's output moves by at most this over the domain; INFINITY when unknown */
+  bool vacuous;        /* the bound exceeds output_range: it says less than the network alone */
+  bool flips;          /* proved: at some input the networks have different largest outputs */
+  int64_t top, other_top;
+  int64_t inputs_tried; /* by the search */
+  int method_count;
+  qb_bound_value methods[4]; /* (method_count) all that were tried */
+} qb_worst_case_claim;
+
+/* A certificate. Everything in it lives until qb_certificate_free. */
+typedef struct qb_certificate {
+  const char *model, *quantized; /* paths */
+  char model_sha256[QB_SHA256_TEXT], quantized_sha256[QB_SHA256_TEXT];
+  const char *domain; /* for people: "pixels imagenet"; NULL without a worst case */
+  bool has_worst_case;
+  qb_worst_case_claim worst_case;
+  double seconds;
+  void *storage; /* private */
+} qb_certificate;
+
+QB_API void qb_certify_settings_default(qb_certify_settings *settings);
+
+/* Certifies that `quantized`, any network of the same structure that was read from a file, is close to `model`, also
+ * read from a file. Both speak of exact arithmetic on the float32 weights with BatchNorm folded (docs/certificate.md).
+ * QB_ERROR_ARGUMENT, QB_ERROR_FORMAT (the graphs do not match: the message says where they part), QB_ERROR_UNSUPPORTED,
+ * QB_ERROR_NUMERIC, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED, QB_ERROR_IO. */
+QB_API QB_MUST_CHECK qb_status qb_certify(const qb_model *model, const qb_model *quantized,
+                                          const qb_certify_settings *settings, const qb_progress *progress,
+                                          qb_certificate *certificate, qb_error *error);
+QB_API void qb_certificate_free(qb_certificate *certificate);
+
+/* The certificate file as text (docs/certificate.md); release with qb_text_free. */
+QB_API QB_MUST_CHECK qb_status qb_certificate_json(const qb_certificate *certificate, char **text, qb_error *error);
+
+/* Writes that text to a file, which appears complete or not at all. */
+QB_API QB_MUST_CHECK qb_status qb_certificate_save(const qb_certificate *certificate, const char *path,
+                                                   qb_error *error);
 
 /* ----------------------------------------------------------------------------------------------- training */
 

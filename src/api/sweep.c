@@ -6,12 +6,12 @@
 #include <string.h>
 #include <time.h>
 
+#include "api/input_domain.h"
 #include "api/model.h"
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "bound/bound.h"
-#include "data/dataset.h"
 #include "quant/quant.h"
 
 static const int default_bits = 8;
@@ -38,54 +38,6 @@ typedef struct bound_sweep {
   qb_arena *arena; /* of the report */
   qb_bound_report *report;
 } bound_sweep;
-
-/* -------------------------------------------------------------------------------------------------------- domains */
-
-static qb_status make_pixel_domain(const qb_graph *graph, const char *how, qb_domain *domain, qb_error *error) {
-  enum { MOST_CHANNELS = 4 };
-  if (how == NULL)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "for which inputs? Name the preprocessing of pixels, or give a box");
-  qb_preprocess preprocess;
-  QB_TRY(qb_preprocess_parse(how, &preprocess, error));
-  const qb_shape *shape = &graph->values[graph->inputs[0]].shape;
-  if (shape->rank < 2 || shape->dims[1] < 1 || shape->dims[1] > MOST_CHANNELS) {
-    /* a flat input: every pixel has the limits of the first channel, if all channels agree */
-    float lo, hi;
-    if (preprocess.normalize)
-      return qb_fail(error, QB_ERROR_ARGUMENT, "the input has no channels of pixels for this mean and std; give a box");
-    if (!qb_preprocess_pixel_box(&preprocess, 0, &lo, &hi))
-      return qb_fail(error, QB_ERROR_ARGUMENT, "the preprocessing '%s' does not map pixels; give a box", how);
-    return qb_domain_interval(graph, lo, hi, domain, error);
-  }
-  float lo[MOST_CHANNELS], hi[MOST_CHANNELS];
-  for (int32_t c = 0; c < shape->dims[1]; c++)
-    if (!qb_preprocess_pixel_box(&preprocess, c, &lo[c], &hi[c]))
-      return qb_fail(error, QB_ERROR_ARGUMENT, "the preprocessing '%s' does not map pixels; give a box", how);
-  return qb_domain_channels(graph, lo, hi, (int32_t)shape->dims[1], domain, error);
-}
-
-/* The float at or below, at or above x. */
-static float float_down(double x) { return (double)(float)x <= x ? (float)x : nextafterf((float)x, -INFINITY); }
-static float float_up(double x) { return (double)(float)x >= x ? (float)x : nextafterf((float)x, INFINITY); }
-
-static qb_status make_domain(const qb_graph *graph, const qb_bound_settings *settings, qb_domain *domain,
-                             qb_error *error) {
-  if (graph->input_count != 1)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "%s: has %d inputs; bounding needs a network with one", graph->name,
-                   graph->input_count);
-  if (settings->domain == QB_DOMAIN_PIXELS)
-    return make_pixel_domain(graph, settings->preprocess, domain, error);
-  if (!isfinite(settings->lo) || !isfinite(settings->hi) || settings->lo > settings->hi)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "the box [%g, %g] needs finite limits in order", settings->lo,
-                   settings->hi);
-  return qb_domain_interval(graph, float_down(settings->lo), float_up(settings->hi), domain, error);
-}
-
-static const char *describe_domain(qb_arena *arena, const qb_bound_settings *settings) {
-  if (settings->domain == QB_DOMAIN_PIXELS)
-    return qb_arena_format(arena, "pixels %s", settings->preprocess);
-  return qb_arena_format(arena, "[%.9g, %.9g]", settings->lo, settings->hi);
-}
 
 /* What the chain bounds are about, and why not about this network. */
 static const char *describe_network(qb_arena *arena, const qb_bounder *bounder, const qb_bounds *bounds) {
@@ -218,12 +170,13 @@ static qb_status fill_rows(const bound_sweep *sweep, const qb_progress *progress
 static qb_status run_sweep(const qb_model *model, bound_sweep *sweep, const qb_progress *progress, qb_error *error) {
   const qb_bound_settings *settings = sweep->settings;
   qb_bound_report *report = sweep->report;
+  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo, settings->hi};
   QB_TRY(parse_methods(settings->methods, &sweep->methods, error));
-  QB_TRY(make_domain(sweep->original, settings, &sweep->domain, error));
+  QB_TRY(qb_domain_make(sweep->original, &inputs, &sweep->domain, error));
   QB_TRY(qb_bounder_create(sweep->original, &sweep->domain, &settings->conventions, &sweep->bounder, error));
   qb_bounder_select(sweep->bounder, sweep->methods);
   report->model = qb_arena_string(sweep->arena, model->path, strlen(model->path));
-  report->domain = describe_domain(sweep->arena, settings);
+  report->domain = qb_domain_describe(sweep->arena, &inputs);
   report->domain_radius = qb_domain_radius(&sweep->domain);
   report->layers = qb_bounder_layers(sweep->bounder);
   report->conventions = settings->conventions;

@@ -90,9 +90,11 @@ static qb_status allocate(spectral *s) {
   qb_spectral_result *result = s->result;
   result->states = qb_alloc((size_t)graph->value_count, sizeof *result->states);
   result->layers = qb_alloc((size_t)graph->node_count, sizeof *result->layers);
+  result->gates = qb_alloc((size_t)graph->node_count, sizeof *result->gates);
   s->centre = qb_arena_alloc(&s->arena, (size_t)graph->value_count, sizeof *s->centre);
   s->terms = qb_arena_alloc(&s->arena, (size_t)graph->node_count, sizeof *s->terms);
-  if (result->states == NULL || result->layers == NULL || s->centre == NULL || s->terms == NULL)
+  if (result->states == NULL || result->layers == NULL || result->gates == NULL || s->centre == NULL ||
+      s->terms == NULL)
     return qb_fail_memory(s->error, "spectral bound", (size_t)graph->value_count * sizeof *result->states);
   return QB_OK;
 }
@@ -119,6 +121,7 @@ qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const 
                             qb_spectral_result *result, qb_error *error) {
   spectral s = {.pair = pair, .domain = domain, .settings = settings, .result = result, .error = error};
   *result = (qb_spectral_result){0};
+  qb_arena_init(&result->arena);
   qb_arena_init(&s.arena);
   qb_arena_init(&s.scratch);
   qb_status status = walk(&s);
@@ -132,5 +135,7 @@ void qb_spectral_result_free(qb_spectral_result *result) {
     return;
   qb_free(result->states);
   qb_free(result->layers);
+  qb_free(result->gates);
+  qb_arena_free(&result->arena);
   *result = (qb_spectral_result){0};
 }

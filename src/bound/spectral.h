@@ -33,10 +33,29 @@ typedef struct qb_spectral_layer {
   double gate, gate_quantized; /* centred-gate norm of the window that ends here (at the Add of a block), else 0 */
 } qb_spectral_layer;
 
+/* Torus norms of one gate in one network; the gate's norm is joint + inner * outer / 2. */
+typedef struct qb_spectral_gate_norms {
+  double joint, inner, outer; /* ||A + W2 W1 / 2||, ||T^-1 W1||, ||W2 T|| */
+} qb_spectral_gate_norms;
+
+/* What proves the norm of a centred gate to somebody who trusts nothing: everything the search for T found. */
+typedef struct qb_spectral_gate {
+  qb_node_id node; /* of the quantized graph: where the window ends */
+  int64_t side[2]; /* of the torus */
+  int64_t channels;
+  const double *scaling; /* (channels), positive: T. T^-1 is its reciprocal, entry by entry, rounded to double */
+  qb_spectral_gate_norms original, quantized;
+  bool perturbed; /* the quantized network's norm follows from the original's and the norms of the changes; `quantized`
+                   * is empty then */
+} qb_spectral_gate;
+
 typedef struct qb_spectral_result {
   qb_bound bound;            /* on the largest |output difference| */
   qb_spectral_state *states; /* by value id of the quantized graph */
   qb_spectral_layer *layers; /* by node id of the quantized graph */
+  qb_spectral_gate *gates;   /* (gate_count) in topological order */
+  int32_t gate_count;
+  qb_arena arena; /* of the scalings */
 } qb_spectral_result;
 
 void qb_spectral_settings_default(qb_spectral_settings *settings);

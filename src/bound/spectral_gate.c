@@ -235,25 +235,27 @@ static qb_status find_scaling(spectral *s, const window_kernels *k, const int64_
 
 /* ------------------------------------------------------------------------------------------------ the gate's norm */
 
-/* *norm >= sup_G ||A + W2 G W1||, certified, for any positive scaling. */
-static qb_status gate_norm(spectral *s, const window *w, const window_kernels *k, const int64_t side[2],
-                           const double *scaling, double *norm) {
+/* sup_G ||A + W2 G W1||, from certified norms. */
+static double gate_value(const qb_spectral_gate_norms *norms) {
+  return add_up(norms->joint, multiply_up(0.5, multiply_up(norms->outer, norms->inner)));
+}
+
+/* Certified, for any positive scaling. */
+static qb_status gate_norms(spectral *s, const window *w, const window_kernels *k, const int64_t side[2],
+                            const double *scaling, qb_spectral_gate_norms *norms) {
   qb_kernel inner, outer;
-  double joint, first, second;
   qb_sigma_problem whole = {.inner = &k->inner,
                             .outer = &k->outer,
                             .skip = w->has_skip ? &k->skip : NULL,
                             .side = {side[0], side[1]}};
-  QB_TRY(qb_sigma_bound(&whole, &joint, s->error));
+  QB_TRY(qb_sigma_bound(&whole, &norms->joint, s->error));
   QB_TRY(scale_pair(s, k, scaling, &inner, &outer));
   qb_sigma_problem one = {.inner = &inner, .side = {side[0], side[1]}};
   qb_sigma_problem two = {.inner = &outer, .side = {side[0] / inner.stride[0], side[1] / inner.stride[1]}};
-  QB_TRY(qb_sigma_bound(&one, &first, s->error));
-  QB_TRY(qb_sigma_bound(&two, &second, s->error));
+  QB_TRY(qb_sigma_bound(&one, &norms->inner, s->error));
   if (qb_bound_fault == QB_FAULT_GATE_WITHOUT_SLACK)
-    first = 0;
-  *norm = add_up(joint, multiply_up(0.5, multiply_up(second, first)));
-  return QB_OK;
+    norms->inner = 0;
+  return qb_sigma_bound(&two, &norms->outer, s->error);
 }
 
 /* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1||. */
@@ -271,20 +273,29 @@ static bool is_large(const spectral *s, const window_kernels *k) {
   return channels > s->settings->exact_channels;
 }
 
-static qb_status window_norms(spectral *s, const window *w, double *original, double *quantized) {
+/* Both norms of the window, and in *gate what proves them. */
+static qb_status window_norms(spectral *s, const window *w, qb_node_id node, double *original, double *quantized) {
   window_kernels k[2];
-  int64_t side[2];
+  qb_spectral_gate *gate = &s->result->gates[s->result->gate_count];
   QB_TRY(load_kernels(s, w, true, &k[0]));
   QB_TRY(load_kernels(s, w, false, &k[1]));
-  window_torus(s, w, &k[0], side);
-  double *scaling = qb_arena_alloc(&s->scratch, (size_t)k[0].inner.rows, sizeof *scaling);
+  *gate = (qb_spectral_gate){.node = node, .channels = k[0].inner.rows};
+  window_torus(s, w, &k[0], gate->side);
+  double *scaling = qb_arena_alloc(&s->result->arena, (size_t)gate->channels, sizeof *scaling);
   if (scaling == NULL)
-    return qb_fail_memory(s->error, "scaling", (size_t)k[0].inner.rows * sizeof *scaling);
-  QB_TRY(find_scaling(s, &k[0], side, scaling));
-  QB_TRY(gate_norm(s, w, &k[0], side, scaling, original));
+    return qb_fail_memory(s->error, "scaling", (size_t)gate->channels * sizeof *scaling);
+  gate->scaling = scaling;
+  s->result->gate_count++;
+  QB_TRY(find_scaling(s, &k[0], gate->side, scaling));
+  QB_TRY(gate_norms(s, w, &k[0], gate->side, scaling, &gate->original));
+  *original = gate_value(&gate->original);
   *quantized = perturbed_norm(s, w, *original);
-  return is_large(s, &k[0]) && *quantized <= 1.05 * *original ? QB_OK
-                                                              : gate_norm(s, w, &k[1], side, scaling, quantized);
+  gate->perturbed = is_large(s, &k[0]) && *quantized <= 1.05 * *original;
+  if (gate->perturbed)
+    return QB_OK;
+  QB_TRY(gate_norms(s, w, &k[1], gate->side, scaling, &gate->quantized));
+  *quantized = gate_value(&gate->quantized);
+  return QB_OK;
 }
 
 qb_status spectral_gate(spectral *s, qb_node_id node) {
@@ -292,7 +303,7 @@ qb_status spectral_gate(spectral *s, qb_node_id node) {
   double original, quantized;
   if (!s->settings->windows || !match_window(s, node, &w))
     return QB_OK;
-  QB_TRY(window_norms(s, &w, &original, &quantized));
+  QB_TRY(window_norms(s, &w, node, &original, &quantized));
 
   const qb_graph *graph = s->pair->quantized;
   qb_spectral_state *out = &s->result->states[graph->nodes[node].output];

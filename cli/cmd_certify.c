@@ -1,0 +1,162 @@
+/* qbound certify MODEL OTHER -o CERT.json: how far OTHER can be from MODEL, proved, with what is needed to check it. */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/table.h"
+
+typedef struct certify_arguments {
+  cli_options options;
+  const char *model, *other, *output;
+  bool has_domain;
+  qb_certify_settings settings;
+  qb_data data;
+} certify_arguments;
+
+enum { KEY_DOMAIN = 0x100, KEY_PREPROCESS, KEY_METHOD, KEY_OUTPUT, KEY_NO_SEARCH, KEY_DATA, KEY_SAMPLES };
+
+static const struct argp_option certify_options[] = {
+    {NULL, 'o', "CERT.json", 0, "Where the certificate goes", 0},
+    {"domain", KEY_DOMAIN, "DOMAIN", 0,
+     "The inputs that the proof is about: pixels (all images, needs --preprocess), D for [-D,D], or LO,HI in the "
+     "network's own units",
+     0},
+    {"preprocess", KEY_PREPROCESS, "HOW", 0,
+     "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
+    {"method", KEY_METHOD, "LIST", 0, "layerwise, interval, spectral, or all (default); the smallest bound counts", 0},
+    {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
+    {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
+    {"data", KEY_DATA, "DATA", 0, "Inputs that the search starts from, see `qbound measure --help`", 0},
+    {"samples", KEY_SAMPLES, "N", 0, "Use the first N of them", 0},
+    {0},
+};
+
+static void check_arguments(struct argp_state *state, certify_arguments *arguments) {
+  if (arguments->model == NULL || arguments->other == NULL)
+    argp_error(state, "which MODEL and which OTHER?");
+  if (arguments->output == NULL)
+    argp_error(state, "where does the certificate go? Say -o CERT.json");
+  if (arguments->settings.domain == QB_DOMAIN_PIXELS && arguments->settings.preprocess == NULL)
+    argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D or "
+                      "--domain LO,HI");
+  arguments->data.preprocess = arguments->settings.preprocess != NULL ? arguments->settings.preprocess : "raw";
+  arguments->settings.data = arguments->data.path != NULL ? &arguments->data : NULL;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+  certify_arguments *arguments = state->input;
+  qb_certify_settings *settings = &arguments->settings;
+  switch (key) {
+  case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case 'o': arguments->output = text; return 0;
+  case KEY_DOMAIN: cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi); return 0;
+  case KEY_PREPROCESS: settings->preprocess = text; return 0;
+  case KEY_METHOD: settings->methods = text; return 0;
+  case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
+  case KEY_NO_SEARCH: settings->search = false; return 0;
+  case KEY_DATA: arguments->data.path = text; return 0;
+  case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
+  case ARGP_KEY_ARG:
+    if (arguments->other != NULL)
+      argp_error(state, "MODEL and OTHER, no more; '%s' is too much", text);
+    if (arguments->model == NULL)
+      arguments->model = text;
+    else
+      arguments->other = text;
+    return 0;
+  case ARGP_KEY_END: check_arguments(state, arguments); return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
+}
+
+static const struct argp certify_argp = {
+    .options = certify_options,
+    .parser = parse,
+    .args_doc = "MODEL OTHER",
+    .doc = "Proves how far the outputs of OTHER, a quantized file of the same network whoever wrote it, can be from "
+           "those of MODEL, and writes the proof to a file that `qbound check` verifies on its own.\v"
+           "Example:\n  qbound certify net.onnx net_w8.onnx -o net_w8.json --preprocess imagenet\n\n"
+           "The bound holds for every input of the domain in exact arithmetic. A lower bound comes from an input that "
+           "was found and evaluated rigorously. Exit 3: no method has a rule for everything in this network.",
+    .children = cli_common,
+};
+
+/* ------------------------------------------------------------------------------------------------------ printing */
+
+static void print_methods(const qb_worst_case_claim *claim) {
+  char text[CLI_BOUND_TEXT];
+  for (int i = 0; i < claim->method_count; i++) {
+    const qb_bound_value *value = &claim->methods[i];
+    if (value->applies)
+      printf("  %-10s %s\n", value->name, cli_bound_text(value, text));
+    else
+      printf("  %-10s not applicable: %s\n", value->name, value->why);
+  }
+}
+
+static void print_claim(const qb_worst_case_claim *claim) {
+  if (!claim->proved) {
+    printf("\nNothing is proved: no method applies.\n");
+    return;
+  }
+  printf("\nNo output changes by more than %.9g (%s", claim->bound, claim->method);
+  printf(claim->lower > 0 ? "); some output does by %.9g\n" : ")\n", claim->lower);
+  if (isfinite(claim->looseness) && claim->lower > 0)
+    printf("  between the two lie %.2f decades\n", claim->looseness);
+  if (claim->vacuous)
+    printf("  the bound is vacuous: the network's own output moves by at most %.4g over these inputs\n",
+           claim->output_range);
+  if (claim->flips)
+    printf("  the networks do not always decide alike: an input was found with largest output %lld and %lld\n",
+           (long long)claim->top, (long long)claim->other_top);
+}
+
+void cli_print_certificate(const qb_certificate *certificate) {
+  printf("%s against %s, inputs %s\n", certificate->quantized, certificate->model, certificate->domain);
+  printf("Upper bounds of the largest |change of an output| over all these inputs:\n");
+  print_methods(&certificate->worst_case);
+  print_claim(&certificate->worst_case);
+}
+
+static int report(const qb_certificate *certificate, const certify_arguments *arguments) {
+  char *text = NULL;
+  qb_error error;
+  int code;
+  if (arguments->options.json) {
+    code = qb_certificate_json(certificate, &text, &error) == QB_OK ? cli_print_json(text) : cli_fail(&error);
+  } else {
+    cli_progress_end();
+    cli_print_certificate(certificate);
+    printf("\n%s is written; `qbound check %s %s %s` verifies it\n", arguments->output, arguments->output,
+           certificate->model, certificate->quantized);
+    code = cli_flush();
+  }
+  return code == CLI_DONE && !certificate->worst_case.proved ? CLI_UNPROVED : code;
+}
+
+int cmd_certify(int argc, char **argv) {
+  certify_arguments arguments = {0};
+  qb_certify_settings_default(&arguments.settings);
+  qb_data_default(&arguments.data);
+  argp_parse(&certify_argp, argc, argv, 0, NULL, &arguments);
+  arguments.settings.threads = arguments.options.threads;
+  arguments.settings.seed = arguments.options.seed;
+
+  qb_error error;
+  qb_model *model = NULL, *other = NULL;
+  qb_certificate certificate = {0};
+  int code;
+  if (qb_model_load(arguments.model, &model, &error) != QB_OK ||
+      qb_model_load(arguments.other, &other, &error) != QB_OK ||
+      qb_certify(model, other, &arguments.settings, cli_progress_begin(), &certificate, &error) != QB_OK ||
+      qb_certificate_save(&certificate, arguments.output, &error) != QB_OK)
+    code = cli_fail(&error);
+  else
+    code = report(&certificate, &arguments);
+  qb_certificate_free(&certificate);
+  qb_model_free(other);
+  qb_model_free(model);
+  return code;
+}

@@ -1,0 +1,169 @@
+/* Running the methods one after the other and keeping the best; see certificate.h. */
+#include "bound/certificate.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "bound/box.h"
+#include "bound/layerwise.h"
+
+typedef struct task {
+  const qb_pair *pair;
+  const qb_domain *domain;
+  int64_t output; /* -1: all */
+  qb_worst_case *worst;
+  qb_error *error;
+} task;
+
+static const qb_value *output_value(const task *t) {
+  return &t->pair->quantized->values[t->pair->quantized->outputs[0]];
+}
+
+static bool counts(const task *t, int64_t k) { return t->output < 0 || t->output == k; }
+
+/* Whether this method is the best so far; then its number is kept and the outputs of the earlier one are dropped. */
+static bool keep_best(task *t, qb_bound_method method, const qb_bound *bound) {
+  qb_worst_case *w = t->worst;
+  w->outcomes[w->count++] = (qb_method_outcome){method, *bound};
+  if (!bound->applies || (w->proved && qb_magnitude_compare(bound->value, w->bound) >= 0))
+    return false;
+  w->proved = true;
+  w->method = method;
+  w->bound = bound->value;
+  qb_free(w->outputs);
+  w->outputs = NULL;
+  return true;
+}
+
+static qb_status new_outputs(task *t) {
+  size_t count = (size_t)t->worst->output_count;
+  t->worst->outputs = qb_alloc(count, sizeof *t->worst->outputs);
+  return t->worst->outputs == NULL ? qb_fail_memory(t->error, "output ranges", count * sizeof *t->worst->outputs)
+                                   : QB_OK;
+}
+
+static void see_range(task *t, double widest) {
+  if (widest >= 0 && widest < t->worst->range_width)
+    t->worst->range_width = widest;
+}
+
+/* ---------------------------------------------------------------------------------------------------- the methods */
+
+static qb_status use_layerwise(task *t, const qb_layerwise *layerwise) {
+  const qb_value *value = output_value(t);
+  const qb_bound_state *state = &layerwise->states[t->pair->quantized->outputs[0]];
+  int64_t inner = qb_state_inner(&value->shape);
+  double widest = 0, largest = 0;
+  for (int64_t k = 0; k < t->worst->output_count; k++) {
+    int64_t c = k / inner % state->channels;
+    double width = ldexp(qb_up_sum(state->x[c].hi, -state->x[c].lo), state->exponent);
+    if (counts(t, k)) {
+      widest = fmax(widest, isnan(width) ? INFINITY : width);
+      largest = fmax(largest, state->e[c]);
+    }
+  }
+  see_range(t, widest);
+  qb_bound bound = {.applies = true, .value = qb_magnitude_scale(qb_magnitude_from_double(largest), state->exponent)};
+  if (!keep_best(t, QB_BOUND_LAYERWISE, &bound))
+    return QB_OK;
+  QB_TRY(new_outputs(t));
+  for (int64_t k = 0; k < t->worst->output_count; k++) {
+    double e = qb_up_scale(state->e[k / inner % state->channels], state->exponent);
+    t->worst->outputs[k] = (qb_output_range){-e, e};
+  }
+  return QB_OK;
+}
+
+static qb_status try_layerwise(task *t) {
+  qb_layerwise layerwise;
+  qb_error own;
+  qb_status status = qb_layerwise_bound(t->pair, t->domain, &layerwise, &own);
+  if (status == QB_OK) {
+    status = use_layerwise(t, &layerwise);
+  } else if (status == QB_ERROR_UNSUPPORTED) {
+    qb_bound none = {0};
+    snprintf(none.why, sizeof none.why, "%s", own.message);
+    keep_best(t, QB_BOUND_LAYERWISE, &none);
+    status = QB_OK;
+  } else {
+    status = qb_fail(t->error, status, "%s", own.message);
+  }
+  qb_layerwise_free(&layerwise);
+  return status;
+}
+
+static qb_status use_interval(task *t, const qb_box_result *box) {
+  const qb_box_state *y = &box->states[t->pair->quantized->outputs[0]];
+  const qb_box_track *d = &y->track[QB_TRACK_DIFFERENCE], *x = &y->track[QB_TRACK_ORIGINAL];
+  double largest = 0, widest = 0;
+  for (int64_t k = 0; k < y->count; k++)
+    if (counts(t, k)) {
+      largest = fmax(largest, fmax(-d->lo[k], d->hi[k]));
+      widest = fmax(widest, qb_up(x->hi[k] - x->lo[k]));
+    }
+  see_range(t, widest);
+  qb_bound bound = {.applies = true, .value = qb_magnitude_from_double(largest)};
+  if (!keep_best(t, QB_BOUND_INTERVAL, &bound))
+    return QB_OK;
+  QB_TRY(new_outputs(t));
+  for (int64_t k = 0; k < y->count; k++)
+    t->worst->outputs[k] = (qb_output_range){d->lo[k], d->hi[k]};
+  return QB_OK;
+}
+
+static qb_status try_interval(task *t) {
+  qb_box_result box;
+  qb_status status = qb_bound_box(t->pair, t->domain, &box, t->error);
+  if (status == QB_OK && box.applies) {
+    status = use_interval(t, &box);
+  } else if (status == QB_OK) {
+    qb_bound none = {0};
+    snprintf(none.why, sizeof none.why, "%s", box.why);
+    keep_best(t, QB_BOUND_INTERVAL, &none);
+  }
+  qb_box_result_free(&box);
+  return status;
+}
+
+static qb_status try_spectral(task *t) {
+  qb_spectral_settings settings;
+  qb_spectral_settings_default(&settings);
+  QB_TRY(qb_bound_spectral(t->pair, t->domain, &settings, &t->worst->spectral, t->error));
+  t->worst->has_spectral = keep_best(t, QB_BOUND_SPECTRAL, &t->worst->spectral.bound);
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------------- the call */
+
+static bool wanted(uint32_t methods, qb_bound_method method) { return (methods & UINT32_C(1) << method) != 0; }
+
+qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods, int64_t output,
+                              qb_worst_case *worst, qb_error *error) {
+  task t = {pair, domain, output, worst, error};
+  *worst = (qb_worst_case){.range_width = INFINITY, .graph = pair->quantized};
+  QB_TRY(qb_bound_check_environment(error));
+  if (pair->quantized->output_count != 1)
+    return qb_fail(error, QB_ERROR_UNSUPPORTED, "%s: has %d outputs; a certificate speaks of one",
+                   pair->quantized->name, pair->quantized->output_count);
+  worst->output_count = (int64_t)qb_shape_elements(&output_value(&t)->shape);
+  if (output >= worst->output_count)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "%s: there is no output %lld, only 0 to %lld", pair->quantized->name,
+                   (long long)output, (long long)worst->output_count - 1);
+  if (wanted(methods, QB_BOUND_LAYERWISE))
+    QB_TRY(try_layerwise(&t));
+  if (wanted(methods, QB_BOUND_INTERVAL))
+    QB_TRY(try_interval(&t));
+  if (wanted(methods, QB_BOUND_SPECTRAL))
+    QB_TRY(try_spectral(&t));
+  return QB_OK;
+}
+
+void qb_worst_case_free(qb_worst_case *worst) {
+  if (worst == NULL)
+    return;
+  qb_free(worst->outputs);
+  qb_spectral_result_free(&worst->spectral);
+  *worst = (qb_worst_case){0};
+}

@@ -1,0 +1,45 @@
+/* The worst case of a certificate: one number with the method that proved it and what somebody who trusts nothing needs
+ * in order to prove it again (docs/certificate.md).
+ *
+ * Balls around inputs will be a list of such statements over smaller domains. */
+#ifndef QB_BOUND_CERTIFICATE_H
+#define QB_BOUND_CERTIFICATE_H
+
+#include "bound/bound.h"
+#include "bound/spectral.h"
+
+enum { QB_CERTIFICATE_METHODS = 3 };
+
+/* lo <= R'_k - R_k <= hi */
+typedef struct qb_output_range {
+  double lo, hi;
+} qb_output_range;
+
+typedef struct qb_method_outcome {
+  qb_bound_method method;
+  qb_bound bound;
+} qb_method_outcome;
+
+typedef struct qb_worst_case {
+  qb_method_outcome outcomes[QB_CERTIFICATE_METHODS]; /* (count) every method that was tried */
+  int32_t count;
+  bool proved; /* some method applies; else nothing below is set */
+  qb_bound_method method;
+  qb_magnitude bound;       /* the smallest */
+  int64_t output_count;     /* elements of the first output */
+  qb_output_range *outputs; /* (output_count) of R' - R, NULL where the method gives none */
+  double range_width;       /* the original's first output moves by at most this over the domain, the
+                             * largest of all elements; infinity when unknown */
+  const qb_graph *graph;    /* the quantized one, for the names of nodes in the witness */
+  bool has_spectral;        /* the witness below belongs to `method` */
+  qb_spectral_result spectral;
+} qb_worst_case;
+
+/* Bounds the pair with every method in `methods` (bit m is qb_bound_method m: layerwise, interval, spectral) and keeps
+ * the smallest. `output` is the one output element that counts, or -1 for all. Only networks with one output.
+ * QB_ERROR_UNSUPPORTED, QB_ERROR_NUMERIC, QB_ERROR_MEMORY. Release with qb_worst_case_free in every case. */
+QB_MUST_CHECK qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods,
+                                            int64_t output, qb_worst_case *worst, qb_error *error);
+void qb_worst_case_free(qb_worst_case *worst);
+
+#endif

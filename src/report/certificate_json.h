@@ -1,0 +1,24 @@
+/* What a qb_certificate holds behind its back, and its text. */
+#ifndef QB_REPORT_CERTIFICATE_JSON_H
+#define QB_REPORT_CERTIFICATE_JSON_H
+
+#include "base/arena.h"
+#include "bound/certificate.h"
+#include "search/search.h"
+
+typedef struct qb_certificate_parts {
+  qb_arena arena; /* of strings */
+  qb_domain domain;
+  int64_t output; /* -1: all */
+  qb_worst_case worst;
+  qb_search_result search;
+} qb_certificate_parts;
+
+/* docs/certificate.md. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_report_certificate(const qb_certificate *certificate, const qb_certificate_parts *parts,
+                                              char **text, qb_error *error);
+
+/* A decimal of nine digits that is at least 1.000001 x, for x >= 0: the margin lets somebody else's rounding differ. */
+double qb_certificate_round_up(double x);
+
+#endif
