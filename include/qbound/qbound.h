@@ -226,8 +226,29 @@ typedef enum qb_granularity { QB_PER_TENSOR, QB_PER_CHANNEL } qb_granularity;
 /* How the range of a grid is chosen. */
 typedef enum qb_grid_choice {
   QB_GRID_MINMAX, /* every weight fits */
-  QB_GRID_MSE     /* the clip that minimises the mean square of w' - w over a fixed set of candidates */
+  QB_GRID_MSE,    /* the clip that minimises the mean square of w' - w over a fixed set of candidates */
+  QB_GRID_OUTPUT  /* the clip that minimises the change of the layer's output; needs calibration samples */
 } qb_grid_choice;
+
+/* How QB_SCHEME_ADAROUND finds which weights go up and which down. */
+typedef enum qb_solver {
+  QB_SOLVER_DESCENT, /* coordinate descent from two starts, then pairs */
+  QB_SOLVER_GRADIENT /* the published soft relaxation, 10000 Adam steps: for comparison, slow */
+} qb_solver;
+
+/* Samples that show what inputs a network sees. Settings that use them: the schemes adaround and gptq, the grid output,
+ * bias correction. */
+typedef struct qb_calibration {
+  /* Writes sample `index` < count (the elements of the network's input at batch one). Called from several threads at
+   * once. */
+  qb_status (*read)(const void *context, int64_t index, float *sample, qb_error *error);
+  const void *context;
+  int64_t count;       /* samples that `read` has; 0 (default): no calibration */
+  int64_t samples;     /* used; more than `count` adds seeded flips and shifts of images. 0 (default): count */
+  int positions;       /* of a convolution's map that enter its statistics per sample, drawn evenly; default 32;
+                        * 0: all */
+  size_t memory_bytes; /* for kept activations, default 1 GiB; less costs time, not accuracy */
+} qb_calibration;
 
 /* Bits of one layer, chosen by the user or by an allocation. */
 typedef struct qb_layer_bits {
@@ -246,7 +267,21 @@ typedef struct qb_quantize_settings {
   const qb_layer_bits *plan;  /* (plan_count) overrides of `bits` by layer, default NULL; every name must exist */
   int plan_count;
   int threads; /* 0 (default): all cores */
+  qb_calibration calibration;
+  qb_solver solver;      /* of QB_SCHEME_ADAROUND, default QB_SOLVER_DESCENT */
+  bool bias_correction;  /* biases take the mean error of the layer's output away; needs calibration; default false */
+  double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean; default 0.01 */
+  bool activation_order; /* QB_SCHEME_GPTQ fixes columns with large inputs first; default true */
 } qb_quantize_settings;
+
+/* How the codes of a layer came about. */
+typedef enum qb_layer_method {
+  QB_METHOD_FLOAT,      /* it stayed float */
+  QB_METHOD_DIRECT,     /* weight by weight, no calibration */
+  QB_METHOD_CALIBRATED, /* as the scheme says */
+  QB_METHOD_NEAREST,    /* nearest codes: they were better on the calibration samples, layer or whole network */
+  QB_METHOD_UNSUPPORTED /* nearest codes: the scheme has no rule for the layer, or its statistics are too large */
+} qb_layer_method;
 
 /* What quantizing did to one layer. */
 typedef struct qb_quantize_layer {
@@ -258,12 +293,24 @@ typedef struct qb_quantize_layer {
   double mean_square; /* mean of (w' - w)^2 */
   int64_t scales;     /* number of scales; 0 when it stayed float */
   bool affine;        /* a zero point per scale is stored too */
+  qb_layer_method method;
+  /* On the calibration samples, NAN without: mean over output positions of the sum over channels of (y' - y)^2, y the
+   * float network's output of the layer, y' that of the layer with rounded weights behind layers already rounded. */
+  double error_nearest; /* with nearest codes */
+  double error;         /* with the codes that were kept */
+  double power;         /* the same of y' without rounding, about 0 (bias correction: about its mean), without bias */
+  int64_t columns;      /* sample positions that entered */
+  double seconds;       /* wall time of the layer, its share of running the networks included */
 } qb_quantize_layer;
 
 typedef struct qb_quantize_info {
   int layer_count;
   qb_quantize_layer *layers; /* (layer_count), owned by the info */
   double delta;              /* max over layers */
+  /* Mean square error of the network's output on (some of) the calibration samples, NAN without: with nearest codes on
+   * the same grids, and with what was kept. Where nearest was better it was kept, and kept_nearest says so. */
+  double error_nearest, error;
+  bool kept_nearest;
 } qb_quantize_info;
 
 QB_API void qb_quantize_settings_default(qb_quantize_settings *settings);
@@ -277,6 +324,8 @@ QB_API int64_t qb_quantize_layer_bytes(const qb_quantize_layer *layer, bool comp
 QB_API const char *qb_scheme_name(qb_scheme scheme);
 QB_API const char *qb_granularity_name(qb_granularity granularity);
 QB_API const char *qb_grid_choice_name(qb_grid_choice grid);
+QB_API const char *qb_solver_name(qb_solver solver);
+QB_API const char *qb_layer_method_name(qb_layer_method method);
 
 /* Quantizes every layer with weights. The result borrows from `model`, which must outlive it. `progress` and `info`
  * may be NULL; release `info` with qb_quantize_info_free, its strings live as long as `*quantized`.

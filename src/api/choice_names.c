@@ -17,5 +17,23 @@ const char *qb_granularity_name(qb_granularity granularity) {
 }
 
 const char *qb_grid_choice_name(qb_grid_choice grid) {
-  return grid == QB_GRID_MINMAX ? "minmax" : grid == QB_GRID_MSE ? "mse" : "unknown";
+  return grid == QB_GRID_MINMAX   ? "minmax"
+         : grid == QB_GRID_MSE    ? "mse"
+         : grid == QB_GRID_OUTPUT ? "output"
+                                  : "unknown";
+}
+
+const char *qb_solver_name(qb_solver solver) {
+  return solver == QB_SOLVER_DESCENT ? "descent" : solver == QB_SOLVER_GRADIENT ? "gradient" : "unknown";
+}
+
+const char *qb_layer_method_name(qb_layer_method method) {
+  switch (method) {
+  case QB_METHOD_FLOAT: return "float";
+  case QB_METHOD_DIRECT: return "direct";
+  case QB_METHOD_CALIBRATED: return "calibrated";
+  case QB_METHOD_NEAREST: return "nearest";
+  case QB_METHOD_UNSUPPORTED: return "unsupported";
+  }
+  return "unknown";
 }

@@ -73,19 +73,29 @@ static qb_status compare_graphs(const qb_graph *a, const qb_graph *b, int thread
   return status;
 }
 
-/* Copies the weights of every linear layer of pair->original into `restored`, a clone of pair->quantized. */
+/* Copies a constant of `from`, zeros where it has none (QB_NONE), into one of `to`. */
+static qb_status restore(const qb_graph *from, qb_value_id original, qb_graph *to, qb_value_id written,
+                         qb_error *error) {
+  float *data = qb_graph_replace_constant(to, written); /* zeroed */
+  if (data == NULL)
+    return qb_fail_memory(error, "the original weights", sizeof *data);
+  if (original != QB_NONE) {
+    const qb_view *view = &from->values[original].constant;
+    memcpy(data, view->data, qb_view_elements(view) * sizeof(float));
+  }
+  return QB_OK;
+}
+
+/* Copies the weights and biases of every linear layer of pair->original into `restored`, a clone of pair->quantized. */
 static qb_status restore_weights(const qb_pair *pair, qb_graph *restored, qb_error *error) {
   for (qb_node_id id = 0; id < pair->quantized->node_count; id++) {
     qb_linear written, original;
     if (pair->partner[id] == QB_NONE || !qb_graph_linear(restored, id, &written) ||
         !qb_graph_linear(pair->original, pair->partner[id], &original))
       continue;
-    const qb_view *weight = &pair->original->values[original.weight].constant;
-    size_t size_bytes = qb_view_elements(weight) * sizeof(float);
-    float *data = qb_graph_replace_constant(restored, written.weight);
-    if (data == NULL)
-      return qb_fail_memory(error, "the original weights", size_bytes);
-    memcpy(data, weight->data, size_bytes);
+    QB_TRY(restore(pair->original, original.weight, restored, written.weight, error));
+    if (written.bias != QB_NONE && restored->values[written.bias].is_constant)
+      QB_TRY(restore(pair->original, original.bias, restored, written.bias, error));
   }
   return QB_OK;
 }

@@ -97,16 +97,20 @@ double qb_grid_square_error(const qb_grid *grid, const qb_slice *slice, double l
 
 enum { CLIP_RATIOS = 100, FIXED_POINT_STEPS = 12 };
 
-/* Candidate `i` of the clip search; candidate 0 is the min-max grid. */
-static qb_grid candidate(qb_range range, const qb_quantize_settings *settings, int bits, int i) {
+qb_grid qb_grid_clipped(qb_range range, const qb_quantize_settings *settings, int bits, float ratio) {
   float magnitude = fmaxf(-range.lo, range.hi);
-  if (settings->scheme == QB_SCHEME_ROUND)
-    return qb_grid_fixed_point(ldexpf(magnitude, -i), bits);
-  float ratio = (float)(CLIP_RATIOS - i) / CLIP_RATIOS;
   bool cover = settings->scheme == QB_SCHEME_STOCHASTIC;
+  if (settings->scheme == QB_SCHEME_ROUND)
+    return qb_grid_fixed_point(ratio * magnitude, bits);
   if (!settings->affine)
     return qb_grid_symmetric(ratio * magnitude, bits, cover);
   return qb_grid_affine((qb_range){ratio * range.lo, ratio * range.hi}, bits, cover);
+}
+
+/* Candidate `i` of the clip search; candidate 0 is the min-max grid. */
+static qb_grid candidate(qb_range range, const qb_quantize_settings *settings, int bits, int i) {
+  bool halve = settings->scheme == QB_SCHEME_ROUND;
+  return qb_grid_clipped(range, settings, bits, halve ? ldexpf(1, -i) : (float)(CLIP_RATIOS - i) / CLIP_RATIOS);
 }
 
 qb_grid qb_grid_choose(const qb_slice *slice, const qb_quantize_settings *settings, int bits) {

@@ -62,7 +62,12 @@ qb_grid qb_grid_symmetric(float magnitude, int bits, bool cover);
  * is left out (ranges near FLT_MAX: the error may then reach scale). */
 qb_grid qb_grid_affine(qb_range range, int bits, bool cover);
 
-/* The grid that the settings ask for: scheme (ROUND or not), affine, min-max or mse. */
+/* The grid of a range shrunk to `ratio` (0 < ratio <= 1) of itself: scheme (ROUND or not), affine as the settings say.
+ */
+qb_grid qb_grid_clipped(qb_range range, const qb_quantize_settings *settings, int bits, float ratio);
+
+/* The grid that the settings ask for: scheme (ROUND or not), affine, min-max or mse (also where the settings want the
+ * least change of outputs: that search starts from this grid). */
 qb_grid qb_grid_choose(const qb_slice *slice, const qb_quantize_settings *settings, int bits);
 
 /* Sum of (value - w)^2 over a slice rounded to nearest. Stops early, with a larger number, once above `limit`. */

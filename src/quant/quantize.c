@@ -4,6 +4,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "quant/bias_correction.h"
+#include "quant/calibrate.h"
 #include "quant/layer.h"
 #include "quant/layer_plan.h"
 #include "quant/quant.h"
@@ -14,7 +16,10 @@ void qb_quantize_settings_default(qb_quantize_settings *settings) {
   *settings = (qb_quantize_settings){.bits = 8,
                                      .scheme = QB_SCHEME_UNIFORM,
                                      .granularity = QB_PER_CHANNEL,
-                                     .grid = QB_GRID_MINMAX};
+                                     .grid = QB_GRID_MINMAX,
+                                     .calibration = {.positions = 32, .memory_bytes = (size_t)1 << 30},
+                                     .damping = 0.01,
+                                     .activation_order = true};
 }
 
 void qb_quantize_info_free(qb_quantize_info *info) {
@@ -36,6 +41,24 @@ static qb_status check_plan(const qb_quantize_settings *settings, qb_error *erro
   return QB_OK;
 }
 
+static qb_status check_calibration(const qb_quantize_settings *settings, qb_error *error) {
+  const qb_calibration *c = &settings->calibration;
+  if (c->count < 0 || c->samples < 0 || c->positions < 0 || (c->count > 0 && c->read == NULL))
+    return qb_fail(error, QB_ERROR_ARGUMENT,
+                   "calibration with %lld samples, %lld used, %d positions: give numbers from 0 up and a function that "
+                   "reads",
+                   (long long)c->count, (long long)c->samples, c->positions);
+  if (c->count == 0 && (settings->bias_correction || settings->grid == QB_GRID_OUTPUT))
+    return qb_fail(error, QB_ERROR_ARGUMENT, "%s needs calibration data; give some, or do without",
+                   settings->bias_correction ? "bias correction" : "the grid output");
+  if (!(settings->damping >= 0 && settings->damping <= 1e6))
+    return qb_fail(error, QB_ERROR_ARGUMENT, "damping is %g; it is a share of the mean diagonal, 0 or more",
+                   settings->damping);
+  if (settings->solver != QB_SOLVER_DESCENT && settings->solver != QB_SOLVER_GRADIENT)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "solver number %d is unknown", (int)settings->solver);
+  return QB_OK;
+}
+
 qb_status qb_quantize_settings_check(const qb_quantize_settings *settings, qb_error *error) {
   if (!valid_bits(settings->bits))
     return qb_fail(error, QB_ERROR_ARGUMENT, "%d bits are not supported; use %d to %d", settings->bits, QB_MIN_BITS,
@@ -54,14 +77,18 @@ qb_status qb_quantize_settings_check(const qb_quantize_settings *settings, qb_er
     break;
   case QB_SCHEME_ADAROUND:
   case QB_SCHEME_GPTQ:
-    return qb_fail(error, QB_ERROR_ARGUMENT, "the scheme %s needs calibration data; give some, or use round or uniform",
-                   settings->scheme == QB_SCHEME_GPTQ ? "gptq" : "adaround");
+    if (settings->calibration.count == 0)
+      return qb_fail(error, QB_ERROR_ARGUMENT,
+                     "the scheme %s needs calibration data; give some, or use round or uniform",
+                     settings->scheme == QB_SCHEME_GPTQ ? "gptq" : "adaround");
+    break;
   default: return qb_fail(error, QB_ERROR_ARGUMENT, "scheme number %d is unknown", (int)settings->scheme);
   }
   if (settings->granularity != QB_PER_TENSOR && settings->granularity != QB_PER_CHANNEL)
     return qb_fail(error, QB_ERROR_ARGUMENT, "granularity number %d is unknown", (int)settings->granularity);
-  if (settings->grid != QB_GRID_MINMAX && settings->grid != QB_GRID_MSE)
+  if (settings->grid != QB_GRID_MINMAX && settings->grid != QB_GRID_MSE && settings->grid != QB_GRID_OUTPUT)
     return qb_fail(error, QB_ERROR_ARGUMENT, "grid number %d is unknown", (int)settings->grid);
+  QB_TRY(check_calibration(settings, error));
   return check_plan(settings, error);
 }
 
@@ -72,6 +99,8 @@ typedef struct quantize_work {
   const qb_quantize_settings *settings;
   qb_linear *linears; /* (info->layer_count), in graph order */
   qb_quantize_info *info;
+  qb_calibrator *calibrator; /* NULL: no calibration */
+  const qb_progress *progress;
 } quantize_work;
 
 static qb_status list_layers(quantize_work *work, qb_error *error) {
@@ -87,7 +116,10 @@ static qb_status list_layers(quantize_work *work, qb_error *error) {
       continue;
     qb_quantize_layer *layer = &work->info->layers[work->info->layer_count++];
     *layer = (qb_quantize_layer){.node = graph->nodes[n].name,
-                                 .weights = (int64_t)qb_shape_elements(&graph->values[linear->weight].shape)};
+                                 .weights = (int64_t)qb_shape_elements(&graph->values[linear->weight].shape),
+                                 .error_nearest = NAN,
+                                 .error = NAN,
+                                 .power = NAN};
   }
   return QB_OK;
 }
@@ -218,25 +250,51 @@ static void compare_weights(const float *before, const float *after, qb_quantize
   layer->mean_square = layer->weights > 0 ? sum / (double)layer->weights : 0;
 }
 
+/* Codes weight by weight, then from calibration where there is one. `gram` holds the layer's means when its bias shall
+ * be corrected. */
+static qb_status find_codes(quantize_work *work, int index, const float *before, qb_layer_codes *codes, qb_gram *gram,
+                            qb_error *error) {
+  qb_quantize_layer *layer = &work->info->layers[index];
+  const qb_linear *linear = &work->linears[index];
+  qb_cut cut = qb_cut_weight(work->graph, linear, work->settings->granularity);
+  QB_TRY(qb_layer_codes_create(&cut, before, work->settings, layer->bits, codes, error));
+  choose_codes(codes, before, work->settings, index);
+  layer->method = QB_METHOD_DIRECT;
+  return work->calibrator == NULL
+             ? QB_OK
+             : qb_calibrate_layer(work->calibrator, linear, before, codes, gram, layer, work->progress, error);
+}
+
+static qb_status write_layer(quantize_work *work, int index, const qb_layer_codes *codes, const qb_gram *gram,
+                             qb_error *error) {
+  qb_graph *graph = work->graph;
+  qb_linear *linear = &work->linears[index];
+  QB_TRY(qb_layer_codes_write(codes, graph, linear->weight, error));
+  if (gram->columns > 0)
+    QB_TRY(qb_bias_correct(graph, linear, gram, qb_view_f32(&graph->values[linear->weight].constant), error));
+  if (work->calibrator != NULL)
+    qb_calibrator_changed(work->calibrator);
+  return QB_OK;
+}
+
 static qb_status quantize_layer(quantize_work *work, int index, qb_error *error) {
   qb_graph *graph = work->graph;
   qb_quantize_layer *layer = &work->info->layers[index];
   QB_TRY(separate_weight(work, index, error));
-  const qb_linear *linear = &work->linears[index];
-  const float *before = qb_view_f32(&graph->values[linear->weight].constant);
-  QB_TRY(qb_view_check_finite(&graph->values[linear->weight].constant, graph->values[linear->weight].name, error));
+  qb_value_id weight = work->linears[index].weight;
+  const float *before = qb_view_f32(&graph->values[weight].constant);
+  QB_TRY(qb_view_check_finite(&graph->values[weight].constant, graph->values[weight].name, error));
 
-  qb_layer_codes codes;
-  qb_cut cut = qb_cut_weight(graph, linear, work->settings->granularity);
-  qb_status status = qb_layer_codes_create(&cut, before, work->settings, layer->bits, &codes, error);
-  if (status == QB_OK) {
-    choose_codes(&codes, before, work->settings, index);
-    status = qb_layer_codes_write(&codes, graph, linear->weight, error);
-  }
+  qb_layer_codes codes = {0};
+  qb_gram gram = {0};
+  qb_status status = find_codes(work, index, before, &codes, &gram, error);
+  if (status == QB_OK)
+    status = write_layer(work, index, &codes, &gram, error);
+  qb_gram_free(&gram);
   qb_layer_codes_free(&codes);
   if (status != QB_OK)
     return qb_fail_context(error, status, "%s: layer '%s'", graph->name, layer->node);
-  compare_weights(before, qb_view_f32(&graph->values[linear->weight].constant), layer);
+  compare_weights(before, qb_view_f32(&graph->values[weight].constant), layer);
   return QB_OK;
 }
 
@@ -245,15 +303,13 @@ static void copy_tied(quantize_work *work, int index) {
   int first = first_tied(work, index);
   layers[index].delta = layers[first].delta;
   layers[index].mean_square = layers[first].mean_square;
+  layers[index].method = layers[first].method;
 }
 
-static qb_status quantize_all(quantize_work *work, const qb_progress *progress, qb_error *error) {
+static qb_status quantize_layers(quantize_work *work, qb_error *error) {
   qb_quantize_info *info = work->info;
-  QB_TRY(list_layers(work, error));
-  QB_TRY(apply_plan(work, error));
-  QB_TRY(check_ties(work, error));
   for (int i = 0; i < info->layer_count; i++) {
-    if (!qb_progress_report(progress, "quantizing", i, info->layer_count))
+    if (!qb_progress_report(work->progress, "quantizing", i, info->layer_count))
       return qb_fail(error, QB_ERROR_INTERRUPTED, "%s: interrupted after quantizing %d of %d layers", work->graph->name,
                      i, info->layer_count);
     if (info->layers[i].bits == 0)
@@ -264,17 +320,96 @@ static qb_status quantize_all(quantize_work *work, const qb_progress *progress, 
       QB_TRY(quantize_layer(work, i, error));
     info->delta = fmax(info->delta, info->layers[i].delta);
   }
-  (void)qb_progress_report(progress, "quantizing", info->layer_count, info->layer_count);
+  (void)qb_progress_report(work->progress, "quantizing", info->layer_count, info->layer_count);
   return QB_OK;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- guard */
+
+enum { GUARD_SAMPLES = 256 };
+
+static qb_status restore_bias(qb_graph *graph, const qb_graph *original, const qb_linear *was, qb_error *error) {
+  qb_node *node = &graph->nodes[was->node];
+  if (was->bias == QB_NONE && node->input_count > 2)
+    node->input_count = 2; /* a trailing input is left out, not missing */
+  if (was->bias == QB_NONE)
+    return QB_OK;
+  graph->values[was->bias].constant = original->values[was->bias].constant;
+  return qb_graph_set_input(graph, was->node, 2, was->bias, error);
+}
+
+/* The weights and biases of `original` again, for layers that were quantized; then nearest codes. */
+static qb_status fall_back(quantize_work *work, const qb_graph *original, qb_error *error) {
+  qb_calibrator *calibrator = work->calibrator;
+  work->calibrator = NULL;
+  qb_status status = QB_OK;
+  work->info->delta = 0;
+  for (int i = 0; status == QB_OK && i < work->info->layer_count; i++) {
+    qb_quantize_layer *layer = &work->info->layers[i];
+    qb_linear was;
+    if (layer->bits == 0 || !qb_graph_linear(original, work->linears[i].node, &was))
+      continue;
+    if (layer->tied) {
+      copy_tied(work, i);
+      continue;
+    }
+    work->graph->values[work->linears[i].weight].constant = original->values[was.weight].constant;
+    status = restore_bias(work->graph, original, &was, error);
+    if (status == QB_OK)
+      status = quantize_layer(work, i, error);
+    layer->method = QB_METHOD_NEAREST;
+    layer->error = layer->error_nearest;
+    work->info->delta = fmax(work->info->delta, layer->delta);
+  }
+  work->calibrator = calibrator;
+  return status;
+}
+/* Compares with plain nearest rounding on the same kind of grid, and returns to it where that is better. */
+static qb_status guard_network(quantize_work *work, qb_error *error) {
+  const qb_graph *original = qb_calibrator_original(work->calibrator);
+  qb_quantize_settings plain = *work->settings;
+  plain.calibration.count = 0;
+  plain.bias_correction = false;
+  plain.scheme = plain.scheme == QB_SCHEME_ROUND ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
+  plain.grid = plain.grid == QB_GRID_MINMAX ? QB_GRID_MINMAX : QB_GRID_MSE;
+  qb_graph nearest;
+  double errors[2] = {0, 0};
+  qb_status status = qb_graph_clone(original, &nearest, error);
+  if (status == QB_OK)
+    status = qb_quantize_weights(&nearest, &plain, NULL, NULL, error);
+  if (status == QB_OK)
+    status = qb_guard_network(work->calibrator, &nearest, work->graph, GUARD_SAMPLES, errors, error);
+  qb_graph_free(&nearest);
+  if (status != QB_OK)
+    return status;
+  work->info->error_nearest = errors[0];
+  work->info->kept_nearest = errors[0] < errors[1];
+  work->info->error = fmin(errors[0], errors[1]);
+  return work->info->kept_nearest ? fall_back(work, original, error) : QB_OK;
+}
+
+static qb_status quantize_all(quantize_work *work, qb_error *error) {
+  QB_TRY(list_layers(work, error));
+  QB_TRY(apply_plan(work, error));
+  QB_TRY(check_ties(work, error));
+  if (work->settings->calibration.count == 0)
+    return quantize_layers(work, error);
+  QB_TRY(qb_calibrator_create(work->graph, work->settings, &work->calibrator, error));
+  QB_TRY(quantize_layers(work, error));
+  return guard_network(work, error);
 }
 
 qb_status qb_quantize_weights(qb_graph *graph, const qb_quantize_settings *settings, const qb_progress *progress,
                               qb_quantize_info *info, qb_error *error) {
   qb_quantize_info unused;
-  quantize_work work = {.graph = graph, .settings = settings, .info = info != NULL ? info : &unused};
-  *work.info = (qb_quantize_info){0};
+  quantize_work work = {.graph = graph,
+                        .settings = settings,
+                        .info = info != NULL ? info : &unused,
+                        .progress = progress};
+  *work.info = (qb_quantize_info){.error_nearest = NAN, .error = NAN};
   QB_TRY(qb_quantize_settings_check(settings, error));
-  qb_status status = quantize_all(&work, progress, error);
+  qb_status status = quantize_all(&work, error);
+  qb_calibrator_free(work.calibrator);
   qb_free(work.linears);
   if (info == NULL)
     qb_quantize_info_free(&unused);
