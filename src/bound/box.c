@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "bound/fault.h"
 #include "bound/affine.h"
+#include "bound/node_kinks.h"
 
 typedef struct box_call {
   const qb_pair *pair;
@@ -668,11 +669,37 @@ static qb_status rule_transpose(box_call *call) {
 
 /* ------------------------------------------------------------------------------------- quantized activations of x' */
 
+/* A Relu or Clip of the original whose work the clamp does: the range of g(a + d) - f(a) over the corners of the
+ * hexagon of a, a + d and d, on which it is piecewise linear (kink.h). */
+static qb_status absorbed_activation(box_call *call) {
+  const qb_box_state *x = input(call, 0);
+  for (int64_t i = 0; i < call->y->count; i++) {
+    qb_interval in[QB_TRACK_COUNT];
+    for (int track = 0; track < QB_TRACK_COUNT; track++)
+      in[track] = (qb_interval){x->track[track].lo[i], x->track[track].hi[i]};
+    const qb_interval *a = &in[QB_TRACK_ORIGINAL], *a2 = &in[QB_TRACK_QUANTIZED];
+    qb_kink_pair k = qb_node_kinks(call->pair, call->id, i, *a2);
+    qb_corners corners;
+    double hi = INFINITY, lo = -INFINITY;
+    if (qb_kink_corners(&k.original, &k.upper, *a, *a2, in[QB_TRACK_DIFFERENCE], &corners))
+      hi = qb_kink_plane_with(&corners, 0, 1, 0, 0).constant;
+    if (qb_kink_corners(&k.original, &k.lower, *a, *a2, in[QB_TRACK_DIFFERENCE], &corners))
+      lo = -qb_kink_plane_with(&corners, 0, -1, 0, 0).constant;
+    set(call->y, QB_TRACK_ORIGINAL, i, qb_kink_at(&k.original, a->lo), qb_kink_at(&k.original, a->hi));
+    set(call->y, QB_TRACK_QUANTIZED, i, fmax(down(qb_kink_at(&k.lower, a2->lo)), k.lower.lo),
+        fmin(up(qb_kink_at(&k.upper, a2->hi)), k.upper.hi));
+    set(call->y, QB_TRACK_DIFFERENCE, i, lo, hi);
+  }
+  return QB_OK;
+}
+
 /* x'' = clamp(s round(x' / s)) of the quantized network alone. Rounding is monotone; x'' - x' is within s/2 inside the
  * range, and past the range the clamp moves x'' towards it. */
 static qb_status rule_quantize_linear(box_call *call) {
   const qb_value *scale = operand(call, 1), *zero = call->node->input_count > 2 ? operand(call, 2) : NULL;
   const qb_box_state *x = input(call, 0);
+  if (call->partner != NULL && qb_node_is_kinked(call->pair, call->id))
+    return absorbed_activation(call);
   if (call->partner != NULL || !scale->is_constant || (zero != NULL && !zero->is_constant)) {
     refuse(call, "QuantizeLinear in both networks, or with a scale that is computed");
     return QB_OK;
@@ -766,6 +793,11 @@ static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id
 }
 
 qb_status qb_bound_box(const qb_pair *pair, const qb_domain *domain, qb_box_result *result, qb_error *error) {
+  return qb_bound_box_visited(pair, domain, NULL, NULL, result, error);
+}
+
+qb_status qb_bound_box_visited(const qb_pair *pair, const qb_domain *domain, qb_box_visitor visitor, void *context,
+                               qb_box_result *result, qb_error *error) {
   qb_arena scratch;
   *result = (qb_box_result){0};
   qb_arena_init(&result->arena);
@@ -775,8 +807,11 @@ qb_status qb_bound_box(const qb_pair *pair, const qb_domain *domain, qb_box_resu
     return qb_fail_memory(error, "intervals", (size_t)pair->quantized->value_count * sizeof *result->states);
   qb_status status = start_at_domain(pair, domain, result, error);
   bool refused = false;
-  for (qb_node_id n = 0; status == QB_OK && !refused && n < pair->quantized->node_count; n++)
+  for (qb_node_id n = 0; status == QB_OK && !refused && n < pair->quantized->node_count; n++) {
     status = visit(pair, result, n, &scratch, &refused, error);
+    if (status == QB_OK && !refused && visitor != NULL && pair->value[pair->quantized->nodes[n].output] != QB_NONE)
+      status = visitor(context, result, n, error);
+  }
   result->applies = status == QB_OK && !refused;
   qb_arena_free(&scratch);
   return status;

@@ -31,6 +31,11 @@ typedef struct qb_box_result {
  * QB_ERROR_MEMORY. Release with qb_box_result_free in every case. */
 QB_MUST_CHECK qb_status qb_bound_box(const qb_pair *pair, const qb_domain *domain, qb_box_result *result,
                                      qb_error *error);
+
+/* The same, calling `visit` after every node with the states so far, whose intervals it may tighten. */
+typedef qb_status (*qb_box_visitor)(void *context, qb_box_result *result, qb_node_id node, qb_error *error);
+QB_MUST_CHECK qb_status qb_bound_box_visited(const qb_pair *pair, const qb_domain *domain, qb_box_visitor visit,
+                                             void *context, qb_box_result *result, qb_error *error);
 void qb_box_result_free(qb_box_result *result);
 
 /* Makes the three intervals of element i consistent: x' = x + d, each way round, outwards. */

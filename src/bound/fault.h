@@ -31,4 +31,19 @@ typedef enum qb_fault {
 
 extern qb_fault qb_bound_fault;
 
+/* The same for the backward relaxation. */
+typedef enum qb_backward_fault {
+  QB_BACKWARD_FAULT_NONE,
+  QB_BACKWARD_FAULT_SWAPPED_SIGNS, /* the line below where the one above belongs */
+  QB_BACKWARD_FAULT_NO_BIAS,       /* b' - b is left out */
+  QB_BACKWARD_FAULT_NO_CHANGE,     /* D (W' - W) is left out */
+  QB_BACKWARD_FAULT_OLD_WEIGHTS,   /* D W instead of D W' */
+  QB_BACKWARD_FAULT_NO_HALF_STEP,  /* a quantizer without its half step */
+  QB_BACKWARD_FAULT_NO_CLAMP,      /* a quantizer that never saturates */
+  QB_BACKWARD_FAULT_FLOAT,         /* coefficients rounded to float32 and no gamma for it */
+  QB_BACKWARD_FAULT_COUNT
+} qb_backward_fault;
+
+extern qb_backward_fault qb_backward_fault_planted;
+
 #endif

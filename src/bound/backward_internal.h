@@ -1,0 +1,79 @@
+/* Shared by the files of the backward relaxation: what is prepared per node and the state of one walk. */
+#ifndef QB_BOUND_BACKWARD_INTERNAL_H
+#define QB_BOUND_BACKWARD_INTERNAL_H
+
+#include "bound/backward.h"
+#include "bound/fault.h"
+#include "bound/kink.h"
+
+enum { QB_WEIGHT_ORIGINAL, QB_WEIGHT_QUANTIZED, QB_WEIGHT_CHANGE, QB_WEIGHT_COUNT };
+
+/* A plane above one element times +1 or -1, with what its rounding is relative to. */
+typedef struct qb_relaxed {
+  double a, d, constant;
+  double reach; /* >= |a| max|x| + |d| max|x' - x| + |constant| */
+} qb_relaxed;
+
+/* What the walk needs of one node. */
+typedef struct qb_backward_node {
+  bool is_linear, is_kinked; /* has prepared weights; is a piecewise linear activation */
+  qb_linear linear;          /* of the quantized graph */
+  const float *plain[2], *plain_bias[2];
+  double *weight[QB_WEIGHT_COUNT], *bias[QB_WEIGHT_COUNT]; /* layout of the graph; a missing bias is zero */
+  /* per box, from the arena of the box */
+  bool ready;
+  double *reach[QB_TRACK_COUNT];          /* linear: by output element, |W| max|x| + |b| and its likes */
+  qb_relaxed *relaxed[QB_TRACK_COUNT][2]; /* kinked: by element, above + and above - */
+  int32_t *unstable;                      /* kinked: index into corners, or -1 */
+  qb_corners *corners[2];                 /* of unstable elements, for D > 0 and D < 0 */
+} qb_backward_node;
+
+struct qb_backward {
+  const qb_pair *pair;
+  const qb_box_result *box;
+  qb_backward_node *nodes; /* (node_count) */
+  bool *crosses;           /* (value_count) */
+  double *row_cost;        /* (value_count) */
+  int32_t *reader_count;   /* (value_count) kinked nodes that read a value, and which */
+  qb_node_id **readers;
+  qb_arena arena;     /* weights */
+  qb_arena box_arena; /* per box */
+};
+
+/* A block of rows on its way back. coefficient[0] is over x (or x' for forms of the quantized network),
+ * coefficient[1] over x' - x; (rows, elements of value), NULL while zero. */
+typedef struct qb_walk {
+  qb_backward *backward;
+  int track;
+  bool joint;
+  int64_t rows;
+  double **coefficient[2]; /* by value */
+  double *constant;        /* (rows) */
+  double *lost;            /* (rows) bound on rounding so far */
+  qb_error *error;
+} qb_walk;
+
+/* The coefficients over `value`, zeroed when there were none. When there were some, counts the rounding of adding to
+ * them with up to `terms` more terms. NULL when memory is short. */
+double *qb_walk_target(qb_walk *walk, qb_value_id value, int part, int64_t terms);
+
+/* Row i of constants grows by `value`. */
+void qb_walk_add_constant(qb_walk *walk, int64_t row, double value);
+
+/* max |x| of a track over the box. */
+double qb_walk_reach(const qb_backward *backward, qb_value_id value, int track, int64_t i);
+
+/* The track that coefficient[part] is over. */
+int qb_walk_track(const qb_walk *walk, int part);
+
+/* Substitutes the output of the node by its inputs. */
+qb_status qb_walk_linear(qb_walk *walk, qb_node_id id);
+qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id);
+qb_status qb_walk_other(qb_walk *walk, qb_node_id id);
+
+/* Preparation of weights, once, and of magnitudes and planes, per box. */
+qb_status qb_backward_load_linear(qb_backward *backward, qb_node_id id, qb_error *error);
+qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_error *error);
+qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_error *error);
+
+#endif

@@ -1,0 +1,203 @@
+/* Linear forms through piecewise linear activations and quantizers: lines and planes of kink.h. */
+#include "base/error.h"
+#include "bound/backward_internal.h"
+#include "bound/node_kinks.h"
+
+/* ------------------------------------------------------------------------------------------ preparation of a box */
+
+static qb_interval interval_of(const qb_backward *backward, qb_value_id value, int track, int64_t i) {
+  const qb_box_track *t = &backward->box->states[value].track[track];
+  return (qb_interval){t->lo[i], t->hi[i]};
+}
+
+/* Element i of a kinked node: its functions and where its input lies. */
+typedef struct element {
+  qb_kink_pair kinks;
+  qb_interval x[QB_TRACK_COUNT];
+  qb_line f, upper, lower; /* the pieces when stable */
+  bool f_stable, g_stable;
+} element;
+
+static element element_of(const qb_backward *backward, qb_node_id id, int64_t i) {
+  qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
+  element e = {.kinks = qb_node_kinks(backward->pair, id, i, interval_of(backward, x, QB_TRACK_QUANTIZED, i))};
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    e.x[track] = interval_of(backward, x, track, i);
+  const qb_interval *q = &e.x[QB_TRACK_QUANTIZED];
+  e.f_stable = qb_kink_is_linear(&e.kinks.original, e.x[QB_TRACK_ORIGINAL].lo, e.x[QB_TRACK_ORIGINAL].hi, &e.f);
+  e.g_stable = qb_kink_is_linear(&e.kinks.upper, q->lo, q->hi, &e.upper);
+  e.g_stable = qb_kink_is_linear(&e.kinks.lower, q->lo, q->hi, &e.lower) && e.g_stable;
+  return e;
+}
+
+static qb_relaxed relax(double a, double d, double constant, const double reach[2]) {
+  return (qb_relaxed){a, d, constant,
+                      fabs(a) * (a == 0 ? 0 : reach[0]) + fabs(d) * (d == 0 ? 0 : reach[1]) + fabs(constant)};
+}
+
+/* The interval of the output, where no plane is known. */
+static qb_relaxed constant_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, double sign) {
+  qb_interval y = interval_of(backward, backward->pair->quantized->nodes[id].output, track, i);
+  double top = sign > 0 ? y.hi : -y.lo;
+  return (qb_relaxed){0, 0, top, fabs(top)};
+}
+
+static qb_relaxed line_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, const element *e,
+                             double sign) {
+  const qb_kink *kink = track == QB_TRACK_ORIGINAL ? &e->kinks.original : sign > 0 ? &e->kinks.upper : &e->kinks.lower;
+  double reach[2] = {qb_interval_magnitude(e->x[track]), 0};
+  qb_line line = isfinite(reach[0]) ? qb_kink_line(kink, e->x[track], sign) : (qb_line){0, INFINITY};
+  return isfinite(line.constant) ? relax(line.slope, 0, line.constant, reach)
+                                 : constant_above(backward, id, track, i, sign);
+}
+
+/* sign (g(a + d) - f(a)) where both are linear: (sg - sf) a + sg d + (cg - cf). */
+static qb_relaxed stable_plane(const element *e, double sign) {
+  double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
+  const qb_line *g = sign > 0 ? &e->upper : &e->lower;
+  double constant = sign * g->constant - sign * e->f.constant, slope = g->slope - e->f.slope;
+  constant = constant == 0 ? 0 : qb_up(constant);
+  if (slope != 0 && fabs(slope) != 1) /* the difference of two slopes may be rounded */
+    constant = qb_up(constant + DBL_EPSILON * fabs(slope) * reach[0]);
+  return relax(sign * slope, sign * g->slope, constant, reach);
+}
+
+static qb_relaxed plane_above(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
+                              const qb_corners *corners, double sign) {
+  double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
+  if (corners->count == 0)
+    return constant_above(backward, id, QB_TRACK_DIFFERENCE, i, sign);
+  qb_plane plane = qb_kink_plane(corners, 0, sign);
+  return relax(plane.a, plane.d, plane.constant, reach);
+}
+
+static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, qb_error *error) {
+  qb_backward_node *data = &backward->nodes[id];
+  bool enough = true;
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    for (int sign = 0; sign < 2; sign++) {
+      data->relaxed[track][sign] = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(qb_relaxed));
+      enough = enough && data->relaxed[track][sign] != NULL;
+    }
+  int64_t unstable = 0;
+  data->unstable = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(int32_t));
+  for (int64_t i = 0; data->unstable != NULL && i < n; i++) {
+    element e = element_of(backward, id, i);
+    data->unstable[i] = e.f_stable && e.g_stable ? -1 : (int32_t)unstable++;
+  }
+  for (int sign = 0; sign < 2; sign++) {
+    data->corners[sign] = qb_arena_alloc(&backward->box_arena, (size_t)unstable, sizeof(qb_corners));
+    enough = enough && data->corners[sign] != NULL;
+  }
+  return enough && data->unstable != NULL
+             ? QB_OK
+             : qb_fail_memory(error, backward->pair->quantized->nodes[id].name, (size_t)n * 6 * sizeof(qb_relaxed));
+}
+
+qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_error *error) {
+  qb_backward_node *data = &backward->nodes[id];
+  int64_t n = backward->box->states[backward->pair->quantized->nodes[id].output].count;
+  int swap = qb_backward_fault_planted == QB_BACKWARD_FAULT_SWAPPED_SIGNS;
+  QB_TRY(allocate_planes(backward, id, n, error));
+  for (int64_t i = 0; i < n; i++) {
+    element e = element_of(backward, id, i);
+    for (int k = 0; k < 2; k++) {
+      double sign = k == 0 ? 1 : -1;
+      for (int track = 0; track < QB_TRACK_DIFFERENCE; track++)
+        data->relaxed[track][k ^ swap][i] = line_above(backward, id, track, i, &e, sign);
+      if (data->unstable[i] < 0) {
+        data->relaxed[QB_TRACK_DIFFERENCE][k][i] = stable_plane(&e, sign);
+        continue;
+      }
+      qb_corners *corners = &data->corners[k][data->unstable[i]];
+      if (!qb_kink_corners(&e.kinks.original, k == 0 ? &e.kinks.upper : &e.kinks.lower, e.x[QB_TRACK_ORIGINAL],
+                           e.x[QB_TRACK_QUANTIZED], e.x[QB_TRACK_DIFFERENCE], corners))
+        corners->count = 0;
+      data->relaxed[QB_TRACK_DIFFERENCE][k ^ swap][i] = plane_above(backward, id, i, &e, corners, sign);
+    }
+  }
+  return QB_OK;
+}
+
+int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int64_t *element_ids) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < backward->box->states[value].count; i++) {
+    bool unstable = false;
+    for (int32_t k = 0; k < backward->reader_count[value] && !unstable; k++) {
+      element e = element_of(backward, backward->readers[value][k], i);
+      unstable = !e.f_stable || !e.g_stable;
+    }
+    if (unstable)
+      element_ids[count++] = i;
+  }
+  return count;
+}
+
+/* ------------------------------------------------------------------------------------------------------- the walk */
+
+/* One row; the outputs may be NULL where a part is absent. */
+typedef struct row_view {
+  const double *a, *d; /* over the output */
+  double *to_a, *to_d; /* over the input */
+  double constant, lost;
+} row_view;
+
+static void apply_plane(row_view *row, int64_t i, double size, const qb_relaxed *plane) {
+  row->to_a[i] += size * plane->a;
+  if (row->to_d != NULL)
+    row->to_d[i] += size * plane->d;
+  row->constant += size * plane->constant;
+  row->lost += size * plane->reach;
+}
+
+/* The plane above A y + D (y' - y) of an unstable element as a whole. */
+static void apply_joint(row_view *row, int64_t i, double a, double d, const qb_corners *corners,
+                        const double reach[2]) {
+  qb_plane plane = qb_kink_plane(corners, a, d);
+  qb_relaxed joint = relax(plane.a, plane.d, plane.constant, reach);
+  apply_plane(row, i, 1, &joint);
+}
+
+static void substitute_row(const qb_walk *walk, qb_node_id id, row_view *row) {
+  const qb_backward_node *data = &walk->backward->nodes[id];
+  qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
+  qb_relaxed *const *base = data->relaxed[qb_walk_track(walk, 0)], *const *moved = data->relaxed[QB_TRACK_DIFFERENCE];
+  int64_t n = walk->backward->box->states[x].count;
+  for (int64_t i = 0; i < n; i++) {
+    double a = row->a == NULL ? 0 : row->a[i], d = row->d == NULL ? 0 : row->d[i];
+    const qb_corners *corners = data->unstable[i] < 0 ? NULL : &data->corners[d < 0][data->unstable[i]];
+    if (walk->joint && a != 0 && d != 0 && corners != NULL && corners->count > 0) {
+      double reach[2] = {qb_walk_reach(walk->backward, x, QB_TRACK_ORIGINAL, i),
+                         qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i)};
+      apply_joint(row, i, a, d, corners, reach);
+      continue;
+    }
+    if (a != 0)
+      apply_plane(row, i, fabs(a), &base[a < 0][i]);
+    if (d != 0)
+      apply_plane(row, i, fabs(d), &moved[d < 0][i]);
+  }
+}
+
+qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id) {
+  const qb_node *node = &walk->backward->pair->quantized->nodes[id];
+  qb_value_id x = node->inputs[0], y = node->output;
+  int64_t n = walk->backward->box->states[x].count;
+  double *to_a = qb_walk_target(walk, x, 0, 8), *to_d = NULL;
+  if (walk->coefficient[1][y] != NULL)
+    to_d = qb_walk_target(walk, x, 1, 8);
+  if (to_a == NULL || (to_d == NULL && walk->coefficient[1][y] != NULL))
+    return qb_fail_memory(walk->error, node->name, (size_t)(walk->rows * n) * sizeof *to_a);
+  double gamma = qb_gamma(2 * n + 16) * 1.01;
+  for (int64_t r = 0; r < walk->rows; r++) {
+    const double *a = walk->coefficient[0][y], *d = walk->coefficient[1][y];
+    row_view row = {.a = a == NULL ? NULL : a + r * n,
+                    .d = d == NULL ? NULL : d + r * n,
+                    .to_a = to_a + r * n,
+                    .to_d = to_d == NULL ? NULL : to_d + r * n};
+    substitute_row(walk, id, &row);
+    walk->lost[r] += gamma * row.lost + DBL_MIN;
+    qb_walk_add_constant(walk, r, row.constant);
+  }
+  return QB_OK;
+}

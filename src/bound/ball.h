@@ -1,0 +1,48 @@
+/* Certificates on a box of inputs: how far the quantized output can be from the original one, with sign, and whether
+ * the decision can change (theory sections 3.3 and 3.4).
+ *
+ * Intervals first (box.h), tightened layer by layer at the elements whose activation is undecided by backward
+ * relaxations of x, x' and x' - x (backward.h); then one relaxation per output. Every number is the best of all. */
+#ifndef QB_BOUND_BALL_H
+#define QB_BOUND_BALL_H
+
+#include "bound/backward.h"
+#include "bound/interval.h"
+
+typedef struct qb_ball_settings {
+  double hidden_work; /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
+  bool joint;         /* planes per output row: tighter; default true */
+  bool decide;        /* also bound the margins of the largest output; default false */
+} qb_ball_settings;
+
+qb_ball_settings qb_ball_settings_default(void);
+
+typedef struct qb_ball {
+  bool applies;
+  char why[200];         /* the node without a rule when it does not apply */
+  int64_t count;         /* elements of the first output */
+  qb_interval *original; /* (count) ranges of the outputs over the box */
+  qb_interval *quantized;
+  qb_interval *difference; /* (count) of quantized - original */
+  int64_t top;             /* the output whose interval has the largest middle */
+  bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
+  double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work */
+  int64_t from_interval;   /* outputs where plain intervals were the best on some side */
+  double *influence;       /* (inputs) how much each input's width contributes to the relaxation of outputs */
+  int64_t input_count;
+  qb_arena arena;
+} qb_ball;
+
+/* Bounds the pair of `backward` on a domain. A node without a rule makes it not apply, which is no error.
+ * QB_ERROR_SHAPE, QB_ERROR_MEMORY, QB_ERROR_NUMERIC (unsafe floating-point environment). Release with qb_ball_free in
+ * every case. */
+QB_MUST_CHECK qb_status qb_bound_ball(qb_backward *backward, const qb_domain *domain, const qb_ball_settings *settings,
+                                      qb_ball *ball, qb_error *error);
+
+/* The same, and keeps the intervals of every tensor in `box`, to be released with qb_box_result_free. */
+QB_MUST_CHECK qb_status qb_bound_ball_kept(qb_backward *backward, const qb_domain *domain,
+                                           const qb_ball_settings *settings, qb_ball *ball, qb_box_result *box,
+                                           qb_error *error);
+void qb_ball_free(qb_ball *ball);
+
+#endif

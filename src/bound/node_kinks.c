@@ -1,0 +1,105 @@
+/* The piecewise linear functions that pointwise nodes stand for; see node_kinks.h. */
+#include "bound/node_kinks.h"
+
+#include "bound/fault.h"
+
+static const qb_node *partner_of(const qb_pair *pair, qb_node_id id) {
+  return pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]];
+}
+
+bool qb_node_is_kinked(const qb_pair *pair, qb_node_id id) {
+  const qb_graph *graph = pair->quantized;
+  const qb_node *node = &graph->nodes[id];
+  if (node->op == QB_OP_PRELU)
+    return graph->values[node->inputs[1]].is_constant;
+  if (node->op == QB_OP_QUANTIZE_LINEAR)
+    return graph->values[node->inputs[1]].is_constant &&
+           (node->input_count < 3 || graph->values[node->inputs[2]].is_constant);
+  return node->op == QB_OP_RELU || node->op == QB_OP_LEAKY_RELU || node->op == QB_OP_CLIP;
+}
+
+/* Index into a tensor of shape `part` that broadcasts to `whole`, for element i of the latter. */
+static int64_t broadcast(const qb_shape *whole, const qb_shape *part, int64_t i) {
+  int64_t index = 0, stride = 1;
+  for (int32_t k = 0; k < whole->rank; k++) {
+    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
+    int64_t position = i % whole->dims[axis];
+    i /= whole->dims[axis];
+    if (own < 0)
+      continue;
+    index += part->dims[own] == 1 ? 0 : position * stride;
+    stride *= part->dims[own];
+  }
+  return index;
+}
+
+static int64_t index_along(const qb_shape *shape, int32_t axis, int64_t i) {
+  int64_t inner = 1;
+  for (int32_t k = axis + 1; k < shape->rank; k++)
+    inner *= shape->dims[k];
+  return shape->rank <= axis ? 0 : i / inner % shape->dims[axis];
+}
+
+static qb_kink clip_kink(const qb_clip_attributes *clip, int64_t channel) {
+  float cap = clip->hi_channels != NULL ? clip->hi_channels[channel] : clip->hi;
+  return (qb_kink){.lo = (double)clip->lo, .hi = (double)cap};
+}
+
+/* Relu, Clip, LeakyRelu, PRelu of one network; the identity where the node is missing. */
+static qb_kink function_of(const qb_graph *graph, const qb_node *node, const qb_shape *shape, int64_t i) {
+  if (node == NULL)
+    return (qb_kink){.lo = -INFINITY, .hi = INFINITY};
+  switch (node->op) {
+  case QB_OP_CLIP: return clip_kink(&node->attributes.clip, index_along(shape, 1, i));
+  case QB_OP_LEAKY_RELU: return (qb_kink){.leaky = true, .alpha = (double)node->attributes.linear.alpha};
+  case QB_OP_PRELU: {
+    const qb_value *slope = &graph->values[node->inputs[1]];
+    return (qb_kink){.leaky = true, .alpha = (double)qb_view_f32(&slope->constant)[broadcast(shape, &slope->shape, i)]};
+  }
+  default: return (qb_kink){.lo = 0, .hi = INFINITY};
+  }
+}
+
+/* clamp(s round(x / s)) for x moved by `slack` >= 0 towards `direction`; the quotient may be rounded either way. */
+static double code_value(double x, double s, double slack, double direction) {
+  double steps = (x + direction * slack) / s;
+  return s * (direction > 0 ? floor(qb_up(steps) + 0.5) : ceil(qb_down(steps) - 0.5));
+}
+
+/* x'' = clamp(s round(x' / s)) lies between clamp(x' - s/2) and clamp(x' + s/2), either rounding of ties included, and
+ * rounding is monotone: it also lies between the codes of the ends of the interval. */
+static void quantizer_kinks(const qb_graph *graph, qb_node_id id, int64_t i, qb_interval x, qb_kink_pair *kinks) {
+  const qb_node *node = &graph->nodes[id];
+  const qb_view *scale = &graph->values[node->inputs[1]].constant;
+  int64_t c = index_along(&graph->values[node->output].shape, node->attributes.quantize.axis, i);
+  double s = (double)qb_view_f32(scale)[qb_view_elements(scale) == 1 ? 0 : c], z = 0;
+  if (node->input_count > 2) {
+    const qb_view *zero = &graph->values[node->inputs[2]].constant;
+    z = (double)qb_view_f32(zero)[qb_view_elements(zero) == 1 ? 0 : c];
+  }
+  /* half a step, and the float32 division, which may turn a near tie: as in box.c */
+  double slack = qb_up(s * 0x1p-21) + 0x1p-23 * qb_interval_magnitude(x), half = qb_up(s * 0.5 + slack);
+  /* exact: 24 bits of s times 17 of a code */
+  double least = s * ((double)node->attributes.quantize.lo - z), most = s * ((double)node->attributes.quantize.hi - z);
+  double first = qb_clamp(code_value(x.lo, s, slack, -1), least, most);
+  double last = qb_clamp(code_value(x.hi, s, slack, 1), least, most);
+  if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_HALF_STEP)
+    half = 0;
+  if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_CLAMP)
+    most = INFINITY;
+  kinks->upper = (qb_kink){.shift = half, .lo = least, .hi = last};
+  kinks->lower = (qb_kink){.shift = -half, .lo = first, .hi = most};
+}
+
+qb_kink_pair qb_node_kinks(const qb_pair *pair, qb_node_id id, int64_t i, qb_interval x) {
+  const qb_node *node = &pair->quantized->nodes[id], *partner = partner_of(pair, id);
+  const qb_shape *shape = &pair->quantized->values[node->output].shape;
+  qb_kink_pair kinks = {.original = function_of(pair->original, partner, shape, i)};
+  if (node->op == QB_OP_QUANTIZE_LINEAR) {
+    quantizer_kinks(pair->quantized, id, i, x, &kinks);
+  } else {
+    kinks.upper = function_of(pair->quantized, node, shape, i);
+    kinks.lower = kinks.upper;
+  }
+  return kinks;
+}
