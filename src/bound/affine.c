@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <float.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -139,15 +140,18 @@ static qb_status apply(const qb_graph *graph, const qb_linear *linear, const dif
   qb_op op = graph->nodes[linear->node].op;
   qb_arena_mark mark = qb_arena_get_mark(arena);
   qb_status status = QB_OK;
+  bool alone = !omp_in_parallel();
   int threads = openblas_get_num_threads();
-  openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
+  if (alone)
+    openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
   if (op == QB_OP_CONV)
     status = apply_conv(&g, linear, weights, x, y, arena, error);
   else if (op == QB_OP_CONV_TRANSPOSE)
     apply_transpose(&g, linear, weights, x, y);
   else
     status = apply_matrix(&g, linear, weights, x, y, arena, error);
-  openblas_set_num_threads(threads);
+  if (alone)
+    openblas_set_num_threads(threads);
   qb_arena_rewind(arena, mark);
   if (status == QB_OK && (bias->plus != NULL || bias->minus != NULL))
     add_bias(&g, op == QB_OP_CONV || op == QB_OP_CONV_TRANSPOSE, bias, y);

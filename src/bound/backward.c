@@ -1,6 +1,7 @@
 /* The walk of linear forms back to the input; see backward.h. Rules: backward_linear.c, backward_kinked.c,
  * backward_other.c. */
 #include <cblas.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -283,8 +284,10 @@ qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *
   qb_status status = prepare(backward, rows->value, error);
   if (status != QB_OK)
     return status;
+  bool alone = !omp_in_parallel();
   int threads = openblas_get_num_threads();
-  openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
+  if (alone)
+    openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
 #pragma omp parallel for schedule(dynamic) if (influence == NULL && blocks > 1)
   for (int64_t b = 0; b < blocks; b++) {
     qb_error own;
@@ -294,6 +297,7 @@ qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *
       status = qb_fail(error, done, "%s", own.message);
     }
   }
-  openblas_set_num_threads(threads);
+  if (alone)
+    openblas_set_num_threads(threads);
   return status;
 }

@@ -115,18 +115,7 @@ static int64_t from_same(const other_call *call, int32_t slot, int64_t i) {
 }
 
 static int64_t from_broadcast(const other_call *call, int32_t slot, int64_t i) {
-  const qb_shape *part = &operand(call, slot)->shape;
-  int64_t index = 0, stride = 1;
-  for (int32_t k = 0; k < call->shape->rank; k++) {
-    int32_t axis = call->shape->rank - 1 - k, own = part->rank - 1 - k;
-    int64_t position = i % call->shape->dims[axis];
-    i /= call->shape->dims[axis];
-    if (own < 0)
-      continue;
-    index += part->dims[own] == 1 ? 0 : position * stride;
-    stride *= part->dims[own];
-  }
-  return index;
+  return qb_shape_broadcast_index(call->shape, &operand(call, slot)->shape, i);
 }
 
 static int64_t from_pad(const other_call *call, int32_t slot, int64_t i) {

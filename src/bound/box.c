@@ -85,22 +85,6 @@ static int64_t channel_of(const qb_shape *shape, int64_t i) {
   return shape->rank < 2 ? 0 : i / inner % shape->dims[1];
 }
 
-/* Index into a tensor of shape `part` that broadcasts to `whole`, for element i of the latter. */
-static int64_t broadcast_index(const qb_shape *whole, const qb_shape *part, int64_t i) {
-  int64_t index = 0, stride = 1;
-  for (int32_t k = 0; k < whole->rank; k++) {
-    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
-    int64_t position = i % whole->dims[axis];
-    i /= whole->dims[axis];
-    if (own < 0)
-      continue;
-    if (part->dims[own] != 1)
-      index += position * stride;
-    stride *= part->dims[own];
-  }
-  return index;
-}
-
 /* ------------------------------------------------------------------------------------------------- linear layers */
 
 /* Intervals as midpoint and radius, with what is lost in between added to the radius. */
@@ -300,7 +284,8 @@ static image leaky_image(const box_call *call, const qb_node *node, int64_t i, d
 static image prelu_image(const box_call *call, const qb_node *node, int64_t i, double lo, double hi) {
   (void)node; /* the slopes are the same in both networks (qb_pair) */
   const qb_value *slope = operand(call, 1);
-  return slope_image((double)qb_view_f32(&slope->constant)[broadcast_index(call->shape, &slope->shape, i)], lo, hi);
+  return slope_image((double)qb_view_f32(&slope->constant)[qb_shape_broadcast_index(call->shape, &slope->shape, i)], lo,
+                     hi);
 }
 
 static double clip_cap(const qb_clip_attributes *clip, int64_t channel) {
@@ -522,7 +507,7 @@ static const qb_value *original_constant(const box_call *call) {
 static operand_ranges read_operand(const box_call *call, int32_t slot, int64_t i) {
   const qb_value *value = operand(call, slot);
   operand_ranges r;
-  int64_t at = broadcast_index(call->shape, &value->shape, i);
+  int64_t at = qb_shape_broadcast_index(call->shape, &value->shape, i);
   if (!value->is_constant) {
     for (int track = 0; track < QB_TRACK_COUNT; track++)
       r.track[track] = (range){input(call, slot)->track[track].lo[at], input(call, slot)->track[track].hi[at]};
@@ -669,26 +654,16 @@ static qb_status rule_transpose(box_call *call) {
 
 /* ------------------------------------------------------------------------------------- quantized activations of x' */
 
-/* A Relu or Clip of the original whose work the clamp does: the range of g(a + d) - f(a) over the corners of the
- * hexagon of a, a + d and d, on which it is piecewise linear (kink.h). */
+/* A Relu or Clip of the original whose work the clamp does. */
 static qb_status absorbed_activation(box_call *call) {
   const qb_box_state *x = input(call, 0);
   for (int64_t i = 0; i < call->y->count; i++) {
-    qb_interval in[QB_TRACK_COUNT];
+    qb_interval in[QB_TRACK_COUNT], out[QB_TRACK_COUNT];
     for (int track = 0; track < QB_TRACK_COUNT; track++)
       in[track] = (qb_interval){x->track[track].lo[i], x->track[track].hi[i]};
-    const qb_interval *a = &in[QB_TRACK_ORIGINAL], *a2 = &in[QB_TRACK_QUANTIZED];
-    qb_kink_pair k = qb_node_kinks(call->pair, call->id, i, *a2);
-    qb_corners corners;
-    double hi = INFINITY, lo = -INFINITY;
-    if (qb_kink_corners(&k.original, &k.upper, *a, *a2, in[QB_TRACK_DIFFERENCE], &corners))
-      hi = qb_kink_plane_with(&corners, 0, 1, 0, 0).constant;
-    if (qb_kink_corners(&k.original, &k.lower, *a, *a2, in[QB_TRACK_DIFFERENCE], &corners))
-      lo = -qb_kink_plane_with(&corners, 0, -1, 0, 0).constant;
-    set(call->y, QB_TRACK_ORIGINAL, i, qb_kink_at(&k.original, a->lo), qb_kink_at(&k.original, a->hi));
-    set(call->y, QB_TRACK_QUANTIZED, i, fmax(down(qb_kink_at(&k.lower, a2->lo)), k.lower.lo),
-        fmin(up(qb_kink_at(&k.upper, a2->hi)), k.upper.hi));
-    set(call->y, QB_TRACK_DIFFERENCE, i, lo, hi);
+    qb_node_kink_ranges(call->pair, call->id, i, in, out);
+    for (int track = 0; track < QB_TRACK_COUNT; track++)
+      set(call->y, track, i, out[track].lo, out[track].hi);
   }
   return QB_OK;
 }

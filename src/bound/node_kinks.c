@@ -18,21 +18,6 @@ bool qb_node_is_kinked(const qb_pair *pair, qb_node_id id) {
   return node->op == QB_OP_RELU || node->op == QB_OP_LEAKY_RELU || node->op == QB_OP_CLIP;
 }
 
-/* Index into a tensor of shape `part` that broadcasts to `whole`, for element i of the latter. */
-static int64_t broadcast(const qb_shape *whole, const qb_shape *part, int64_t i) {
-  int64_t index = 0, stride = 1;
-  for (int32_t k = 0; k < whole->rank; k++) {
-    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
-    int64_t position = i % whole->dims[axis];
-    i /= whole->dims[axis];
-    if (own < 0)
-      continue;
-    index += part->dims[own] == 1 ? 0 : position * stride;
-    stride *= part->dims[own];
-  }
-  return index;
-}
-
 static int64_t index_along(const qb_shape *shape, int32_t axis, int64_t i) {
   int64_t inner = 1;
   for (int32_t k = axis + 1; k < shape->rank; k++)
@@ -54,7 +39,8 @@ static qb_kink function_of(const qb_graph *graph, const qb_node *node, const qb_
   case QB_OP_LEAKY_RELU: return (qb_kink){.leaky = true, .alpha = (double)node->attributes.linear.alpha};
   case QB_OP_PRELU: {
     const qb_value *slope = &graph->values[node->inputs[1]];
-    return (qb_kink){.leaky = true, .alpha = (double)qb_view_f32(&slope->constant)[broadcast(shape, &slope->shape, i)]};
+    return (qb_kink){.leaky = true,
+                     .alpha = (double)qb_view_f32(&slope->constant)[qb_shape_broadcast_index(shape, &slope->shape, i)]};
   }
   default: return (qb_kink){.lo = 0, .hi = INFINITY};
   }
@@ -102,4 +88,17 @@ qb_kink_pair qb_node_kinks(const qb_pair *pair, qb_node_id id, int64_t i, qb_int
     kinks.lower = kinks.upper;
   }
   return kinks;
+}
+
+void qb_node_kink_ranges(const qb_pair *pair, qb_node_id id, int64_t i, const qb_interval x[3], qb_interval y[3]) {
+  qb_kink_pair k = qb_node_kinks(pair, id, i, x[1]);
+  qb_corners corners;
+  y[0] = (qb_interval){qb_kink_at(&k.original, x[0].lo), qb_kink_at(&k.original, x[0].hi)};
+  y[1] = (qb_interval){fmax(qb_down(qb_kink_at(&k.lower, x[1].lo)), k.lower.lo),
+                       fmin(qb_up(qb_kink_at(&k.upper, x[1].hi)), k.upper.hi)};
+  y[2] = (qb_interval){-INFINITY, INFINITY};
+  if (qb_kink_corners(&k.original, &k.upper, x[0], x[1], x[2], &corners))
+    y[2].hi = qb_kink_plane_with(&corners, 0, 1, 0, 0).constant;
+  if (qb_kink_corners(&k.original, &k.lower, x[0], x[1], x[2], &corners))
+    y[2].lo = -qb_kink_plane_with(&corners, 0, -1, 0, 0).constant;
 }

@@ -13,4 +13,8 @@ bool qb_node_is_kinked(const qb_pair *pair, qb_node_id id);
  * quantized network: the functions hold there. */
 qb_kink_pair qb_node_kinks(const qb_pair *pair, qb_node_id id, int64_t i, qb_interval x);
 
+/* Ranges of y, y' and y' - y for those of x, x' and x' - x (in this order): the difference over the corners of the
+ * hexagon of a, a + d and d, on whose cells it is linear. */
+void qb_node_kink_ranges(const qb_pair *pair, qb_node_id id, int64_t i, const qb_interval x[3], qb_interval y[3]);
+
 #endif

@@ -43,3 +43,17 @@ const char *qb_shape_print(const qb_shape *shape, char text[QB_SHAPE_TEXT]) {
     used += (size_t)snprintf(text + used, QB_SHAPE_TEXT - used, "%s%" PRId64, i > 0 ? "x" : "", shape->dims[i]);
   return text;
 }
+
+int64_t qb_shape_broadcast_index(const qb_shape *whole, const qb_shape *part, int64_t index) {
+  int64_t at = 0, stride = 1;
+  for (int32_t k = 0; k < whole->rank; k++) {
+    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
+    int64_t position = index % whole->dims[axis];
+    index /= whole->dims[axis];
+    if (own < 0)
+      continue;
+    at += part->dims[own] == 1 ? 0 : position * stride;
+    stride *= part->dims[own];
+  }
+  return at;
+}

@@ -11,7 +11,7 @@
 #include <omp.h>
 
 #include "base/rng.h"
-#include "bound/ball.h"
+#include "bound/bisect.h"
 #include "graph/pass_drop_clip.h"
 #include "support/network_builder.h"
 
@@ -186,11 +186,38 @@ static void threads_do_not_matter(void **state) {
   qb_graph_free(&quantized);
 }
 
+/* y' - y = relu(x) / 2 on [-1, 1]: one box cannot prove |y' - y| <= 0.51 below, halves can; 0.49 is false. */
+static void cutting_proves_what_one_box_cannot(void **state) {
+  (void)state;
+  qb_graph original = scalar_network(1, 0, 2), quantized = scalar_network(1.25F, 0, 2);
+  qb_pair pair = network_pair(&original, &quantized);
+  float lo = -1, hi = 1;
+  qb_domain domain = {1, &lo, &hi};
+  qb_error error;
+  for (int threads = 1; threads <= 3; threads++) {
+    qb_bisection_settings settings = qb_bisection_settings_default();
+    qb_bisection yes, no;
+    settings.threads = threads;
+    settings.most_boxes = 200;
+    assert_int_equal(qb_ball_bisect(&pair, &domain, &(qb_ball_claim){0, 0.5001}, &settings, &yes, &error), QB_OK);
+    assert_int_equal(qb_ball_bisect(&pair, &domain, &(qb_ball_claim){0, 0.49}, &settings, &no, &error), QB_OK);
+    assert_true(yes.proved && yes.open == 0 && yes.range.hi <= 0.5001 && yes.range.hi >= 0.5 && yes.range.lo <= 0);
+    assert_true(!no.proved && no.open > 0 && no.range.hi >= 0.5);
+  }
+  qb_bisection none;
+  qb_bisection_settings settings = qb_bisection_settings_default();
+  assert_int_equal(qb_ball_bisect(&pair, &domain, &(qb_ball_claim){1, 1}, &settings, &none, &error), QB_ERROR_ARGUMENT);
+  network_pair_free(&pair);
+  qb_graph_free(&original);
+  qb_graph_free(&quantized);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(active_neurons_are_exact),          cmocka_unit_test(undecided_neurons_use_planes),
-      cmocka_unit_test(correlated_differences_cancel),     cmocka_unit_test(decisions),
-      cmocka_unit_test(quantizers_replace_the_activation), cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(active_neurons_are_exact),           cmocka_unit_test(undecided_neurons_use_planes),
+      cmocka_unit_test(correlated_differences_cancel),      cmocka_unit_test(decisions),
+      cmocka_unit_test(quantizers_replace_the_activation),  cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(cutting_proves_what_one_box_cannot),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
