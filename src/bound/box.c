@@ -1,7 +1,6 @@
 /* Interval propagation of the difference; see box.h. One rule per operator family. */
 #include "bound/box.h"
 
-#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,8 +8,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "bound/fault.h"
 #include "bound/affine.h"
+#include "bound/fault.h"
 #include "bound/node_kinks.h"
 
 typedef struct box_call {
@@ -659,11 +658,11 @@ static qb_status absorbed_activation(box_call *call) {
   const qb_box_state *x = input(call, 0);
   for (int64_t i = 0; i < call->y->count; i++) {
     qb_interval in[QB_TRACK_COUNT], out[QB_TRACK_COUNT];
-    for (int track = 0; track < QB_TRACK_COUNT; track++)
-      in[track] = (qb_interval){x->track[track].lo[i], x->track[track].hi[i]};
+    for (int t = 0; t < QB_TRACK_COUNT; t++)
+      in[t] = (qb_interval){x->track[t].lo[i], x->track[t].hi[i]};
     qb_node_kink_ranges(call->pair, call->id, i, in, out);
-    for (int track = 0; track < QB_TRACK_COUNT; track++)
-      set(call->y, track, i, out[track].lo, out[track].hi);
+    for (int t = 0; t < QB_TRACK_COUNT; t++)
+      set(call->y, t, i, out[t].lo, out[t].hi);
   }
   return QB_OK;
 }
