@@ -300,7 +300,7 @@ static qb_status window_norms(spectral *s, const window *w, qb_node_id node, dou
 
 qb_status spectral_gate(spectral *s, qb_node_id node) {
   window w;
-  double original, quantized;
+  double original = INFINITY, quantized = INFINITY;
   if (!s->settings->windows || !match_window(s, node, &w))
     return QB_OK;
   QB_TRY(window_norms(s, &w, node, &original, &quantized));
