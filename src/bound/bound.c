@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "bound/box.h"
 #include "bound/chain.h"
+#include "bound/elementwise.h"
 #include "bound/layerwise.h"
 #include "bound/published.h"
 #include "bound/spectral.h"
@@ -88,13 +89,22 @@ static qb_status prepare(qb_bounder *bounder, const qb_domain *domain, const qb_
   return QB_OK;
 }
 
+/* The published bounds and layerwise, and elementwise where it takes milliseconds. */
+static uint32_t default_methods(const qb_graph *graph) {
+  int64_t macs = 0;
+  for (qb_node_id n = 0; n < graph->node_count; n++)
+    macs += qb_graph_node_macs(graph, n);
+  uint32_t methods = (1u << (QB_BOUND_LAYERWISE + 1)) - 1u;
+  return macs <= QB_BOUND_CHEAP_MACS ? methods | 1u << QB_BOUND_ELEMENTWISE : methods;
+}
+
 qb_status qb_bounder_create(const qb_graph *original, const qb_domain *domain, const qb_bound_conventions *conventions,
                             qb_bounder **bounder, qb_error *error) {
   *bounder = qb_alloc(1, sizeof **bounder);
   if (*bounder == NULL)
     return qb_fail_memory(error, "bounds", sizeof **bounder);
   (*bounder)->original = original;
-  (*bounder)->methods = (1u << QB_BOUND_INTERVAL) - 1u; /* the published bounds and layerwise */
+  (*bounder)->methods = default_methods(original);
   qb_status status = prepare(*bounder, domain, conventions, error);
   if (status != QB_OK) {
     qb_bounder_free(*bounder);
@@ -133,17 +143,39 @@ static qb_status evaluate_published(const qb_bounder *bounder, const qb_pair *pa
   return QB_OK;
 }
 
-static qb_status evaluate_layerwise(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+static bool wanted(const qb_bounder *bounder, qb_bound_method method) { return (bounder->methods & 1u << method) != 0; }
+
+/* Layerwise, and elementwise within its ranges. */
+static qb_status evaluate_ranges(const qb_bounder *bounder, const qb_pair *pair, const qb_layerwise *layerwise,
+                                 qb_bounds *bounds, qb_error *error) {
+  qb_elementwise elementwise;
+  if (wanted(bounder, QB_BOUND_LAYERWISE))
+    bounds->bound[QB_BOUND_LAYERWISE] = (qb_bound){.applies = true, .value = layerwise->bound};
+  if (!wanted(bounder, QB_BOUND_ELEMENTWISE))
+    return QB_OK;
+  qb_status status = qb_elementwise_bound(pair, &bounder->domain, layerwise, &elementwise, error);
+  bounds->bound[QB_BOUND_ELEMENTWISE] = (qb_bound){.applies = status == QB_OK, .value = elementwise.bound};
+  qb_elementwise_free(&elementwise);
+  return status;
+}
+
+static qb_status evaluate_layerwise(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
+                                    qb_error *error) {
   qb_layerwise layerwise;
   qb_error own;
+  if (!wanted(bounder, QB_BOUND_LAYERWISE) && !wanted(bounder, QB_BOUND_ELEMENTWISE))
+    return QB_OK;
   qb_status status = qb_layerwise_bound(pair, &bounder->domain, &layerwise, &own);
-  *bound = (qb_bound){.applies = status == QB_OK, .value = layerwise.bound};
+  if (status == QB_OK)
+    status = evaluate_ranges(bounder, pair, &layerwise, bounds, &own);
   qb_layerwise_free(&layerwise);
-  if (status == QB_ERROR_UNSUPPORTED)
-    snprintf(bound->why, sizeof bound->why, "%s", own.message);
-  else if (status != QB_OK)
-    return qb_fail(error, status, "%s", own.message);
-  return QB_OK;
+  if (status == QB_ERROR_UNSUPPORTED) {
+    static const qb_bound_method methods[] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE};
+    for (int i = 0; i < 2; i++)
+      snprintf(bounds->bound[methods[i]].why, QB_BOUND_WHY, "%s", own.message);
+    return QB_OK;
+  }
+  return status == QB_OK ? QB_OK : qb_fail(error, status, "%s", own.message);
 }
 
 /* The largest |d| of an output. */
@@ -176,10 +208,9 @@ static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pai
 typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound,
                                        qb_error *error);
 
-/* The graph bounds; the published ones come together. */
-static const evaluate_function evaluators[QB_BOUND_COUNT] = {[QB_BOUND_LAYERWISE] = evaluate_layerwise,
-                                                             [QB_BOUND_INTERVAL] = evaluate_interval,
-                                                             [QB_BOUND_SPECTRAL] = evaluate_spectral};
+/* The graph bounds; the published ones come together, and so do layerwise and elementwise. */
+static const evaluate_function evaluators[QB_BOUND_COUNT] =
+    {[QB_BOUND_INTERVAL] = evaluate_interval, [QB_BOUND_SPECTRAL] = evaluate_spectral};
 
 static void choose_best(qb_bounds *bounds) {
   qb_bound *best = &bounds->bound[QB_BOUND_BEST];
@@ -197,13 +228,12 @@ qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb
   if (pair->original != bounder->original)
     return qb_fail(error, QB_ERROR_ARGUMENT, "the pair's original network is not the one that was prepared");
   QB_TRY(evaluate_published(bounder, pair, bounds, error));
+  QB_TRY(evaluate_layerwise(bounder, pair, bounds, error));
   for (int m = 0; m < QB_BOUND_BEST; m++) {
-    if (evaluators[m] == NULL)
-      continue;
-    if ((bounder->methods & 1u << m) != 0)
-      QB_TRY(evaluators[m](bounder, pair, &bounds->bound[m], error));
-    else
+    if (!wanted(bounder, (qb_bound_method)m) && qb_bound_method_is_graph((qb_bound_method)m))
       snprintf(bounds->bound[m].why, sizeof bounds->bound[m].why, "not asked for");
+    else if (evaluators[m] != NULL)
+      QB_TRY(evaluators[m](bounder, pair, &bounds->bound[m], error));
   }
   choose_best(bounds);
   return QB_OK;

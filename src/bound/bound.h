@@ -50,6 +50,7 @@ typedef struct qb_bound {
   X(CNN, "cnn", false)                       \
   X(CHAIN_UNSUMMED, "chain_unsummed", false) \
   X(LAYERWISE, "layerwise", true)            \
+  X(ELEMENTWISE, "elementwise", true)        \
   X(INTERVAL, "interval", true)              \
   X(SPECTRAL, "spectral", true)
 
@@ -83,8 +84,11 @@ QB_MUST_CHECK qb_status qb_bounder_create(const qb_graph *original, const qb_dom
                                           qb_error *error);
 void qb_bounder_free(qb_bounder *bounder);
 
+enum { QB_BOUND_CHEAP_MACS = 20000000 }; /* multiply-accumulates of one inference: milliseconds */
+
 /* Chooses the methods of later evaluations: bit m of `methods` is qb_bound_method m. The default is the published
- * bounds and layerwise, which cost one pass over the weights; the others do not apply then ("not asked for"). */
+ * bounds, layerwise, which cost one pass over the weights, and for small networks (QB_BOUND_CHEAP_MACS) elementwise,
+ * which costs about six inferences; the others do not apply then ("not asked for"). */
 void qb_bounder_select(qb_bounder *bounder, uint32_t methods);
 
 /* Number of layers of the chain (conventions applied). */

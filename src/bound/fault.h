@@ -15,6 +15,11 @@ typedef enum qb_fault {
   QB_FAULT_NO_ROUNDING_STEP,  /* a quantizer without its half step */
   QB_FAULT_SHORT_RESIDUAL,    /* an Add that takes the larger error instead of the sum */
   QB_FAULT_NO_OPERAND_CHANGE, /* constant operands that differ count as equal */
+  QB_FAULT_EDGE_INVERTED,     /* elementwise: the parts that W and W' have alone are exchanged (S inverted) */
+  QB_FAULT_EDGE_SWAPPED,      /* elementwise: a layer reads a' where it needs a, and the other way round */
+  QB_FAULT_NO_SINGLE_GAMMA,   /* elementwise: float32 sums without their rounding */
+  QB_FAULT_NO_SUBNORMAL,      /* elementwise: products that underflow count as zero, as flush-to-zero would have it */
+  QB_FAULT_NO_EXPONENT,       /* elementwise: numbers are scaled without remembering by how much */
   QB_FAULT_FIRST_L2,
   QB_FAULT_SHORT_TORUS = QB_FAULT_FIRST_L2, /* a torus as small as the image: taps wrap around */
   QB_FAULT_NO_SPREAD_CHANGE,                /* sigma(dW) H is left out */

@@ -1,0 +1,192 @@
+/* One pass over the quantized graph; after each node the layerwise ranges limit what its rule found. */
+#include "bound/elementwise.h"
+
+#include "base/error.h"
+#include "bound/elementwise_internal.h"
+
+/* Numbers outside [1/LARGE, LARGE] move into the exponent: products with float32 weights and their sums stay finite. */
+#define LARGE 0x1p30F
+
+enum { WORTH_THREADS = 100000 }; /* elements */
+
+static qb_status create_state(qb_arena *arena, int64_t count, qb_elementwise_state *state, qb_error *error) {
+  *state = (qb_elementwise_state){.count = count};
+  for (int k = 0; k < QB_ELEMENT_COUNT; k++) {
+    state->limit[k] = qb_arena_alloc(arena, (size_t)count, sizeof *state->limit[k]);
+    if (state->limit[k] == NULL)
+      return qb_fail_memory(error, "elementwise bounds of a tensor", (size_t)count * sizeof *state->limit[k]);
+  }
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------------- limits */
+
+/* What layerwise knows of one channel, in the units of the elementwise state. */
+typedef struct channel_limits {
+  qb_interval x, x_q;
+  float e, a, a_q;
+} channel_limits;
+
+static channel_limits read_limits(const qb_bound_state *range, int64_t c, int32_t exponent) {
+  int32_t shift = range->exponent - exponent;
+  channel_limits l = {.x = qb_interval_scale(range->x[c], shift), .x_q = qb_interval_scale(range->x_q[c], shift)};
+  l.e = element_up(qb_up_scale(range->e[c], shift));
+  l.a = element_up(qb_interval_magnitude(l.x));
+  l.a_q = element_up(qb_interval_magnitude(l.x_q));
+  return l;
+}
+
+static inline float least(float a, float b) { return a < b ? a : b; }
+
+/* The elements of one channel: each number by the channel's, then by the two others:
+ * e <= max(x.hi - x'.lo, x'.hi - x.lo) with both ranges cut at +-a, a <= a' + e, a' <= a + e. Returns the largest
+ * finite number. */
+static float limit_run(float *restrict e, float *restrict a, float *restrict q, int64_t count, channel_limits l) {
+  float largest = 0;
+  double hi = l.x.hi, lo = l.x.lo, hi_q = l.x_q.hi, lo_q = l.x_q.lo;
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < count; i++) {
+    float ai = least(a[i], l.a), qi = least(q[i], l.a_q), ei = least(e[i], l.e);
+    double x = (double)ai, y = (double)qi;
+    double up = (x < hi ? x : hi) - (-y > lo_q ? -y : lo_q), down = (y < hi_q ? y : hi_q) - (-x > lo ? -x : lo);
+    double spread = up > down ? up : down;
+    spread = spread > 0 ? spread : 0;
+    ei = least(ei, (float)(spread * (1 + 0x1p-23) + 0x1p-149));
+    double step = (double)ei;
+    e[i] = ei;
+    a[i] = least(ai, (float)((y + step) * (1 + 0x1p-23) + 0x1p-149));
+    q[i] = least(qi, (float)((x + step) * (1 + 0x1p-23) + 0x1p-149));
+    float most = ai > qi ? ai : qi;
+    most = most > ei ? most : ei;
+    most = most < INFINITY ? most : 0;
+    largest = most > largest ? most : largest;
+  }
+  return largest;
+}
+
+static float limit_state(const qb_bound_state *range, const qb_shape *shape, qb_elementwise_state *state) {
+  int64_t inner = qb_state_inner(shape), runs = state->count / inner;
+  float largest = 0;
+#pragma omp parallel for schedule(static) reduction(max : largest) if (state->count > WORTH_THREADS)
+  for (int64_t r = 0; r < runs; r++) {
+    float *const *limit = state->limit;
+    float most = limit_run(limit[QB_ELEMENT_ERROR] + r * inner, limit[QB_ELEMENT_ORIGINAL] + r * inner,
+                           limit[QB_ELEMENT_QUANTIZED] + r * inner, inner,
+                           read_limits(range, r % range->channels, state->exponent));
+    largest = most > largest ? most : largest;
+  }
+  return largest;
+}
+
+/* Brings the largest number near 1; small ones may lose digits, upwards. */
+static void normalize(qb_elementwise_state *state, float largest) {
+  if (largest == 0 || (largest < LARGE && largest > 1 / LARGE))
+    return;
+  int32_t shift = ilogbf(largest);
+  double factor = ldexp(1, -shift);
+  for (int k = 0; k < QB_ELEMENT_COUNT; k++)
+    for (int64_t i = 0; i < state->count; i++) {
+      double exact = (double)state->limit[k][i] * factor;
+      float near = (float)exact;
+      state->limit[k][i] = (double)near < exact ? nextafterf(near, INFINITY) : near;
+    }
+  if (qb_bound_fault != QB_FAULT_NO_EXPONENT)
+    state->exponent += shift;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- walk */
+
+/* Both networks read the same x. */
+static qb_status input_state(const qb_pair *pair, const qb_domain *domain, qb_elementwise *elementwise,
+                             qb_error *error) {
+  qb_elementwise_state *state = &elementwise->states[pair->quantized->inputs[0]];
+  QB_TRY(create_state(&elementwise->arena, domain->count, state, error));
+  for (int64_t i = 0; i < domain->count; i++)
+    state->limit[QB_ELEMENT_ORIGINAL][i] = state->limit[QB_ELEMENT_QUANTIZED][i] =
+        fmaxf(fabsf(domain->lo[i]), fabsf(domain->hi[i]));
+  float largest = 0;
+  for (int64_t i = 0; i < domain->count; i++)
+    largest = fmaxf(largest, state->limit[QB_ELEMENT_ORIGINAL][i]);
+  normalize(state, largest);
+  return QB_OK;
+}
+
+/* The layerwise numbers of this tensor in units in which they fit: the exponent of a state that knows nothing else. */
+static void adopt_exponent(const qb_bound_state *range, qb_elementwise_state *state) {
+  double largest = 0;
+  for (int64_t c = 0; c < range->channels; c++) {
+    double size = fmax(range->e[c], fmax(qb_interval_magnitude(range->x[c]), qb_interval_magnitude(range->x_q[c])));
+    largest = isfinite(size) ? fmax(largest, size) : largest;
+  }
+  state->exponent = range->exponent + (largest > 0 ? ilogb(largest) : 0);
+}
+
+static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwise *layerwise,
+                            qb_elementwise *elementwise, qb_arena *scratch, qb_error *error) {
+  const qb_node *node = &pair->quantized->nodes[id];
+  const qb_bound_state *range = &layerwise->states[node->output];
+  qb_elementwise_state *y = &elementwise->states[node->output];
+  if (pair->value[node->output] == QB_NONE)
+    return QB_OK; /* no output depends on it */
+  const qb_shape *shape = &pair->quantized->values[node->output].shape;
+  element_call call = {.pair = pair,
+                       .id = id,
+                       .node = node,
+                       .original = pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]],
+                       .states = elementwise->states,
+                       .y = y,
+                       .shape = shape,
+                       .scratch = scratch,
+                       .error = error};
+  qb_linear linear;
+  qb_arena_mark mark = qb_arena_get_mark(scratch);
+  QB_TRY(create_state(&elementwise->arena, (int64_t)qb_shape_elements(shape), y, error));
+  QB_TRY(element_rules[node->op](&call));
+  if (call.from_ranges)
+    adopt_exponent(range, y);
+  elementwise->convolutions += qb_graph_linear(pair->quantized, id, &linear) ? 5 : 0;
+  normalize(y, limit_state(range, shape, y));
+  qb_arena_rewind(scratch, mark);
+  return QB_OK;
+}
+
+static qb_magnitude largest_error(const qb_elementwise_state *state) {
+  float largest = 0;
+  for (int64_t i = 0; i < state->count; i++)
+    largest = fmaxf(largest, state->limit[QB_ELEMENT_ERROR][i]);
+  return qb_magnitude_scale(qb_magnitude_from_double((double)largest), state->exponent);
+}
+
+static qb_status walk(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
+                      qb_elementwise *elementwise, qb_arena *scratch, qb_error *error) {
+  const qb_graph *graph = pair->quantized;
+  QB_TRY(qb_bound_check_environment(error));
+  elementwise->states = qb_arena_alloc(&elementwise->arena, (size_t)graph->value_count, sizeof *elementwise->states);
+  if (elementwise->states == NULL)
+    return qb_fail_memory(error, "elementwise bound", (size_t)graph->value_count * sizeof *elementwise->states);
+  QB_TRY(input_state(pair, domain, elementwise, error));
+  for (qb_node_id id = 0; id < graph->node_count; id++)
+    QB_TRY(bound_node(pair, id, layerwise, elementwise, scratch, error));
+  elementwise->bound = qb_magnitude_zero();
+  for (int32_t k = 0; k < graph->output_count; k++)
+    elementwise->bound = qb_magnitude_max(elementwise->bound, largest_error(&elementwise->states[graph->outputs[k]]));
+  return QB_OK;
+}
+
+qb_status qb_elementwise_bound(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
+                               qb_elementwise *elementwise, qb_error *error) {
+  qb_arena scratch;
+  *elementwise = (qb_elementwise){0};
+  qb_arena_init(&elementwise->arena);
+  qb_arena_init(&scratch);
+  qb_status status = walk(pair, domain, layerwise, elementwise, &scratch, error);
+  qb_arena_free(&scratch);
+  return status;
+}
+
+void qb_elementwise_free(qb_elementwise *elementwise) {
+  if (elementwise == NULL)
+    return;
+  qb_arena_free(&elementwise->arena);
+  *elementwise = (qb_elementwise){0};
+}

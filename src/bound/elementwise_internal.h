@@ -1,0 +1,41 @@
+/* Shared by elementwise.c (the walk), elementwise_linear.c (layers) and elementwise_rules.c (all other operators). */
+#ifndef QB_BOUND_ELEMENTWISE_INTERNAL_H
+#define QB_BOUND_ELEMENTWISE_INTERNAL_H
+
+#include "bound/elementwise.h"
+#include "bound/fault.h"
+
+/* A rule fills y->limit and y->exponent; `limit` is allocated. Where it knows nothing it leaves infinity, which the
+ * layerwise ranges then limit. */
+typedef struct element_call {
+  const qb_pair *pair;
+  qb_node_id id;
+  const qb_node *node;                /* of the quantized graph */
+  const qb_node *original;            /* its partner or NULL */
+  const qb_elementwise_state *states; /* by quantized value */
+  qb_elementwise_state *y;
+  bool from_ranges;      /* set by a rule that knows nothing: the exponent is to be that of the layerwise ranges */
+  const qb_shape *shape; /* of the output */
+  qb_arena *scratch;     /* emptied after the rule */
+  qb_error *error;
+} element_call;
+
+typedef qb_status (*element_rule)(element_call *call);
+
+/* By qb_op. */
+extern const element_rule element_rules[QB_OP_COUNT];
+
+/* Conv, ConvTranspose, Gemm, MatMul. */
+QB_MUST_CHECK qb_status element_linear(element_call *call);
+
+/* A float >= x for x >= 0: the relative part covers the rounding of a normal number, the absolute one that of a
+ * subnormal. Zero stays zero, NaN becomes infinity. */
+static inline float element_up(double x) {
+  float y = (float)(x * (1 + 0x1p-23) + 0x1p-149);
+  return x == 0 ? 0 : y == y ? y : INFINITY;
+}
+
+/* 2^shift, or a larger number where that would be tiny: a factor of upper bounds that never loses them. */
+static inline double element_scale(int32_t shift) { return shift < -800 ? QB_SMALLEST : ldexp(1, shift); }
+
+#endif
