@@ -4,7 +4,8 @@
  *
  * CALIBRATION and TEST are data as for `qbound measure --data`, PREPROCESS as there. SAMPLES calibration samples are
  * used (more than there are: seeded flips and shifts). A ROW is equalize:scheme:bits:granularity:grid[:correct], for
- * example none:adaround:4:channel:mse:correct; scheme is nearest, adaround, gptq or gradient. */
+ * example range:adaround:4:channel:mse:correct; equalize is none, range or l1, scheme nearest, adaround, gptq or
+ * gradient. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,9 +173,17 @@ static void run_row(const bench *b, const char *row) {
   if (parts < 5)
     check(qb_fail(&failure, QB_ERROR_ARGUMENT, "row '%s': equalize:scheme:bits:granularity:grid[:correct]", row));
   qb_quantize_settings settings = parse_row(b, part);
-  qb_graph quantized;
+  qb_graph quantized, equalized;
   qb_quantize_info info;
-  check(qb_graph_clone(&b->graph, &quantized, &failure));
+  check(qb_graph_clone(&b->graph, &equalized, &failure));
+  if (strcmp(part[0], "none") != 0) {
+    qb_equalize_settings how;
+    qb_equalize_info done;
+    qb_equalize_settings_default(&how);
+    how.kind = strcmp(part[0], "l1") == 0 ? QB_EQUALIZE_L1 : QB_EQUALIZE_RANGE;
+    check(qb_equalize(&equalized, &how, &done, &failure));
+  }
+  check(qb_graph_clone(&equalized, &quantized, &failure));
   double wall = seconds_of(CLOCK_MONOTONIC), cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
   check(qb_quantize_weights(&quantized, &settings, NULL, &info, &failure));
   wall = seconds_of(CLOCK_MONOTONIC) - wall;
@@ -187,6 +196,7 @@ static void run_row(const bench *b, const char *row) {
   qb_free(outputs);
   qb_quantize_info_free(&info);
   qb_graph_free(&quantized);
+  qb_graph_free(&equalized);
 }
 
 int main(int argc, char **argv) {

@@ -11,3 +11,5 @@ if "$python" -c 'import numpy, onnxruntime' 2>/dev/null; then
 else
   echo "executor: skipped, $python has no onnxruntime"
 fi
+# Half an hour on two cores; ACCURACY=no leaves it out.
+[ "${ACCURACY:-yes}" = no ] || sh bench/accuracy.sh "$build"

@@ -89,11 +89,14 @@ static void pack(const float *values, const qb_shape *shape, kept_sample *sample
     const float *from = values + c * plane;
     float largest = 0;
     for (size_t i = 0; i < plane; i++)
-      largest = fmaxf(largest, fabsf(from[i]));
+      largest = fabsf(from[i]) > largest ? fabsf(from[i]) : largest;
     float scale = largest / CODE_LIMIT, inverse = scale > 0 && isfinite(1 / scale) ? 1 / scale : 0;
     sample->scales[c] = scale;
-    for (size_t i = 0; i < plane; i++)
-      sample->codes[c * plane + i] = (int16_t)fminf(fmaxf(rintf(from[i] * inverse), -CODE_LIMIT), CODE_LIMIT);
+    for (size_t i = 0; i < plane; i++) {
+      float code = rintf(from[i] * inverse); /* a product may round to just above the limit */
+      code = code < -CODE_LIMIT ? -CODE_LIMIT : code;
+      sample->codes[c * plane + i] = (int16_t)(code > CODE_LIMIT ? CODE_LIMIT : code);
+    }
   }
 }
 

@@ -39,6 +39,7 @@ qb_status qb_layer_codes_create(const qb_cut *cut, const float *weights, const q
   layer->codes = qb_alloc(cut_elements(cut), sizeof *layer->codes);
   if (layer->grids == NULL || layer->codes == NULL)
     return qb_fail_memory(error, "the codes of a layer", cut_elements(cut) * sizeof *layer->codes);
+#pragma omp parallel for schedule(dynamic)
   for (size_t part = 0; part < cut->count; part++) {
     qb_slice slice = qb_cut_slice(cut, weights, part);
     layer->grids[part] = qb_grid_choose(&slice, settings, bits);

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Accuracy of quantized networks: accuracy.sh BUILD_DIR [NETWORK..] writes bench/results/accuracy.csv. Networks and
+# images come from the folder QBOUND_DATA (default ../shared/data); without it nothing is done. With names, only those
+# networks are measured again and the other rows stay. Weight rounding is calibrated on training images and measured on
+# validation images that it never saw. cpu_s is the CPU time of quantizing, wall_s its wall time on whatever else the
+# machine did. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
+# network stand beside every number. The ResNet-18 weights were decoded from a product-quantized release.
+set -eu
+build=$1
+shift
+data=${QBOUND_DATA:-../shared/data}
+out=bench/results
+[ -d "$data" ] || { echo "accuracy: skipped, there is no $data"; exit 0; }
+cmake --build "$build" --target bench_accuracy
+mkdir -p "$out"
+export OMP_WAIT_POLICY=passive
+header=network,equalize,scheme,bits,granularity,grid,bias,images,float_top1,top1,low95,high95,flips,wins,losses,mean_error
+header=$header,relative_error_nearest,relative_error,kept_nearest,wall_s,cpu_s
+table=$out/accuracy.csv
+[ -f "$table" ] || echo "$header" >"$table"
+
+cifar() { # NAME ROW..: 512 of 2,000 training images
+  name=$1
+  shift
+  "$build/bench/bench_accuracy" "$name" "$data/cifar10/${name}_cifar10_bn.onnx" "$data/cifar10/train_2000.bin" 512 \
+    "$data/cifar10/test_1000.bin" imagenet-norm "$@"
+}
+
+imagenet() { # NAME FILE ROW..: SAMPLES (default 256) training images, flips and shifts of them beyond 400
+  name=$1 file=$2
+  shift 2
+  "$build/bench/bench_accuracy" "$name" "$data/imagenet/$file" "$data/imagenet/calibration" "${SAMPLES:-256}" \
+    "$data/imagenet/validation" imagenet-224 "$@"
+}
+
+# every BITS..: the methods that a table compares
+every() {
+  for bits; do
+    echo "none:nearest:$bits:tensor:minmax none:nearest:$bits:channel:minmax none:nearest:$bits:channel:mse:correct" \
+      "none:gptq:$bits:tensor:output:correct none:gptq:$bits:channel:output:correct" \
+      "none:adaround:$bits:channel:mse:correct none:adaround:$bits:channel:output:correct"
+  done
+}
+
+measure() {
+  case $1 in
+  resnet20 | resnet56) cifar "$1" $(every 8 4 3 2) ;;
+  mobilenetv2) imagenet "$1" mobilenetv2_imagenet_folded.onnx none:nearest:8:tensor:minmax range:nearest:8:tensor:minmax \
+    range:nearest:8:tensor:minmax:correct $(every 4 3) ;;
+  resnet18) imagenet "$1" resnet18_pqf_imagenet_bn.onnx.gz $(every 8 4 3 2) ;;
+  *) echo "accuracy: no network '$1'" >&2; return 2 ;;
+  esac
+}
+
+[ $# -gt 0 ] || set -- resnet20 resnet56 mobilenetv2 resnet18
+for network; do
+  measure "$network" >"$table.part"
+  { grep -v "^$network," "$table" || true; cat "$table.part"; } >"$table.new"
+  mv "$table.new" "$table"
+  rm -f "$table.part"
+  echo "accuracy: $network done"
+done
