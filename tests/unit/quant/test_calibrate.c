@@ -63,9 +63,9 @@ static qb_graph quantize(const qb_graph *graph, const qb_quantize_settings *sett
   return copy;
 }
 
-static double output_error(const qb_graph *a, const qb_graph *b) {
+static void run_both(const qb_graph *a, const qb_graph *b, float outputs[2][SAMPLES * 5]) {
   const qb_graph *graphs[2] = {a, b};
-  float outputs[2][SAMPLES * 5], input[SAMPLES * ELEMENTS];
+  float input[SAMPLES * ELEMENTS];
   qb_error error;
   for (int i = 0; i < SAMPLES; i++)
     assert_int_equal(read_random(NULL, i, input + i * ELEMENTS, &error), QB_OK);
@@ -79,6 +79,11 @@ static double output_error(const qb_graph *a, const qb_graph *b) {
     memcpy(outputs[i], qb_run_value(run, graphs[i]->outputs[0]), sizeof outputs[i]);
     qb_run_free(run);
   }
+}
+
+static double output_error(const qb_graph *a, const qb_graph *b) {
+  float outputs[2][SAMPLES * 5];
+  run_both(a, b, outputs);
   double sum = 0;
   for (int i = 0; i < SAMPLES * 5; i++)
     sum += pow((double)outputs[0][i] - (double)outputs[1][i], 2);
@@ -166,6 +171,34 @@ static void bias_correction_takes_means_away(void **state) {
     assert_near(means[0][o], means[1][o], 1e-5);
   qb_linear linear;
   assert_true(qb_graph_linear(&quantized, 0, &linear) && linear.bias != QB_NONE);
+  qb_quantize_info_free(&info);
+  qb_graph_free(&quantized);
+  qb_graph_free(&s.graph);
+}
+
+/* Through several layers: each correction also takes away what the layers before left. */
+static void the_last_correction_makes_the_output_unbiased(void **state) {
+  (void)state;
+  sketch_graph s = sketch_start(31);
+  qb_value_id x = sketch_unary(&s, QB_OP_RELU, sketch_conv(&s, sketch_input(&s, QB_SHAPE(1, 3, 8, 8)), 8, 3, 1, 1, 1));
+  x = sketch_unary(&s, QB_OP_RELU, sketch_conv(&s, x, 6, 3, 2, 1, 2));
+  sketch_finish(&s, sketch_gemm(&s, sketch_flatten(&s, x), 5, true));
+  qb_quantize_settings settings = settings_for(QB_SCHEME_UNIFORM, 3);
+  settings.calibration.positions = 0;
+  settings.bias_correction = true;
+  qb_quantize_info info;
+  qb_graph quantized = quantize(&s.graph, &settings, &info);
+  assert_false(info.kept_nearest);
+  float outputs[2][SAMPLES * 5];
+  run_both(&s.graph, &quantized, outputs);
+  for (int o = 0; o < 5; o++) {
+    double mean = 0, size = 0;
+    for (int i = 0; i < SAMPLES; i++) {
+      mean += ((double)outputs[1][i * 5 + o] - (double)outputs[0][i * 5 + o]) / SAMPLES;
+      size += fabs((double)outputs[1][i * 5 + o] - (double)outputs[0][i * 5 + o]) / SAMPLES;
+    }
+    assert_true(size > 0 && fabs(mean) < 1e-2 * size);
+  }
   qb_quantize_info_free(&info);
   qb_graph_free(&quantized);
   qb_graph_free(&s.graph);
@@ -349,6 +382,7 @@ int main(void) {
       cmocka_unit_test(schemes_lower_the_error_and_report_it),
       cmocka_unit_test(reported_error_is_the_measured_one),
       cmocka_unit_test(bias_correction_takes_means_away),
+      cmocka_unit_test(the_last_correction_makes_the_output_unbiased),
       cmocka_unit_test(same_seed_same_weights_whatever_the_threads),
       cmocka_unit_test(little_memory_costs_time_only),
       cmocka_unit_test(unsupported_layers_say_so),
