@@ -221,9 +221,9 @@ static void account(qb_walk *walk, const layer_shape *s, const double *rows, con
     double shift = 0, lost = 0;
     for (int64_t i = 0; i < s->outputs; i++) {
       double c = rows[r * s->outputs + i];
-      if (c == 0)
+      if (c == 0) /* also where the reach is not finite */
         continue;
-      shift += c * bias[i / inner % s->channels[1]];
+      shift += c * bias[inner == 1 && s->positions == 1 ? i : i / inner % s->channels[1]];
       lost += fabs(c) * reach[i];
     }
     walk->lost[r] += gamma * lost + DBL_MIN;

@@ -1,6 +1,7 @@
 /* Linear forms through the remaining nodes: exact where these are linear, by intervals where not. */
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "bound/backward_internal.h"
 
@@ -69,6 +70,11 @@ static qb_status rule_quantize_linear(const other_call *call) { return by_interv
 /* Output element i is input element from(i), or the constant `fill` of both networks where that is negative. */
 typedef int64_t (*source_of)(const other_call *call, int32_t slot, int64_t i);
 
+static int64_t from_same(const other_call *call, int32_t slot, int64_t i) {
+  (void)call, (void)slot;
+  return i;
+}
+
 /* What sums of coefficients lose, when several outputs meet in one input element or some came from elsewhere. */
 static void account_sums(const other_call *call, int32_t slot, source_of from, int part) {
   qb_walk *walk = call->walk;
@@ -100,18 +106,15 @@ static qb_status gather(const other_call *call, int32_t slot, source_of from, do
     double *to = qb_walk_target(walk, x, part, call->outputs + 8);
     if (to == NULL)
       return out_of_memory(call);
-    for (int64_t i = 0; i < call->outputs; i++) {
+    for (int64_t k = 0; from == from_same && k < walk->rows * n; k++)
+      to[k] += sign * rows[k];
+    for (int64_t i = 0; from != from_same && i < call->outputs; i++) {
       int64_t at = from(call, slot, i);
       for (int64_t r = 0; at >= 0 && r < walk->rows; r++)
         to[r * n + at] += sign * rows[r * call->outputs + i];
     }
   }
   return QB_OK;
-}
-
-static int64_t from_same(const other_call *call, int32_t slot, int64_t i) {
-  (void)call, (void)slot;
-  return i;
 }
 
 static int64_t from_broadcast(const other_call *call, int32_t slot, int64_t i) {
@@ -211,26 +214,38 @@ static bool constants_of(const other_call *call, int32_t slot, constant_pair *pa
   return true;
 }
 
+/* What element i of the constant adds to a form's part: c or c', or c' - c. */
+static double shift_of(const other_call *call, int32_t slot, const constant_pair *pair, int part, int64_t i) {
+  int64_t at = from_broadcast(call, slot, i);
+  double c = (double)pair->c[0][at], c2 = (double)pair->c[1][at];
+  if (part == 1)
+    return qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_BIAS ? 0 : c2 - c;
+  return call->walk->track == QB_TRACK_QUANTIZED ? c2 : c;
+}
+
 /* y = x + c: k += A c + D (c' - c). */
-static void add_constants(const other_call *call, int32_t slot, const constant_pair *pair, double sign) {
+static qb_status add_constants(const other_call *call, int32_t slot, const constant_pair *pair, double sign) {
   qb_walk *walk = call->walk;
+  double *shift = qb_alloc((size_t)call->outputs, sizeof *shift), gamma = qb_gamma(call->outputs + 8) * 1.01;
+  if (shift == NULL)
+    return out_of_memory(call);
   for (int part = 0; part < 2; part++) {
     const double *rows = rows_of(call, part);
+    for (int64_t i = 0; rows != NULL && i < call->outputs; i++)
+      shift[i] = sign * shift_of(call, slot, pair, part, i);
     for (int64_t r = 0; rows != NULL && r < walk->rows; r++) {
       double sum = 0, magnitude = 0;
       for (int64_t i = 0; i < call->outputs; i++) {
-        int64_t at = from_broadcast(call, slot, i);
-        double c = (double)pair->c[0][at], c2 = (double)pair->c[1][at];
-        double value = part == 1 ? c2 - c : walk->track == QB_TRACK_QUANTIZED ? c2 : c;
-        if (part == 1 && qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_BIAS)
-          value = 0;
-        sum += sign * value * rows[r * call->outputs + i];
-        magnitude += fabs(value * rows[r * call->outputs + i]);
+        double term = shift[i] * rows[r * call->outputs + i];
+        sum += term;
+        magnitude += fabs(term);
       }
-      walk->lost[r] += qb_gamma(call->outputs + 8) * 1.01 * magnitude + DBL_MIN;
+      walk->lost[r] += gamma * magnitude + DBL_MIN;
       qb_walk_add_constant(walk, r, sum);
     }
   }
+  qb_free(shift);
+  return QB_OK;
 }
 
 static qb_status rule_add(const other_call *call) {
@@ -241,10 +256,11 @@ static qb_status rule_add(const other_call *call) {
   for (int32_t slot = 0; slot < 2; slot++) {
     double sign = slot == 1 && call->node->op == QB_OP_SUB ? -1 : 1;
     if (operand(call, slot)->is_constant) {
-      add_constants(call, slot, &pair, sign);
+      QB_TRY(add_constants(call, slot, &pair, sign));
       continue;
     }
-    QB_TRY(gather(call, slot, from_broadcast, sign));
+    bool same = qb_shape_equal(&operand(call, slot)->shape, call->shape);
+    QB_TRY(gather(call, slot, same ? from_same : from_broadcast, sign));
   }
   return QB_OK;
 }

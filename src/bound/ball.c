@@ -17,7 +17,9 @@ typedef struct ball_call {
   qb_error *error;
 } ball_call;
 
-qb_ball_settings qb_ball_settings_default(void) { return (qb_ball_settings){.hidden_work = 4e11, .joint = true}; }
+qb_ball_settings qb_ball_settings_default(void) {
+  return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .output = -1};
+}
 
 /* --------------------------------------------------------------------------------------------------- hidden layers */
 
@@ -59,8 +61,8 @@ static qb_status tighten_track(ball_call *call, qb_value_id value, int track, in
   return QB_OK;
 }
 
-static qb_status tighten(ball_call *call, qb_value_id value, const int64_t *element, int64_t count, bool joint,
-                         double *influence) {
+static qb_status tighten(ball_call *call, qb_value_id value, const int64_t *element, int64_t count, int first_track,
+                         bool joint, double *influence) {
   row_buffer rows;
   qb_status status = QB_OK;
   if (!new_rows(count, &rows)) {
@@ -71,7 +73,7 @@ static qb_status tighten(ball_call *call, qb_value_id value, const int64_t *elem
     rows.element[k] = element[k / 2];
     rows.sign[k] = k % 2 == 0 ? 1 : -1;
   }
-  for (int track = 0; track < QB_TRACK_COUNT && status == QB_OK; track++)
+  for (int track = first_track; track < QB_TRACK_COUNT && status == QB_OK; track++)
     status = tighten_track(call, value, track, count, joint, &rows, track == QB_TRACK_DIFFERENCE ? influence : NULL);
   for (int64_t k = 0; status == QB_OK && k < count; k++)
     qb_box_meet(&call->box->states[value], element[k]);
@@ -95,7 +97,7 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   qb_status status = QB_OK;
   if (count > 0 && work <= call->work_left) {
     call->work_left -= work;
-    status = tighten(call, value, element, count, false, NULL);
+    status = tighten(call, value, element, count, 0, false, NULL);
   } else {
     call->ball->hidden_skipped += (double)count;
   }
@@ -130,10 +132,13 @@ static qb_status bound_outputs(ball_call *call, qb_value_id output) {
   if (element == NULL)
     return qb_fail_memory(call->error, "outputs of a ball", (size_t)state->count * sizeof *element);
   copy_track(state, QB_TRACK_DIFFERENCE, ball->difference);
-  for (int64_t i = 0; i < state->count; i++)
-    element[i] = i;
+  bool one = call->settings->output >= 0 && call->settings->output < state->count;
+  int64_t count = one ? 1 : state->count;
+  for (int64_t i = 0; i < count; i++)
+    element[i] = one ? call->settings->output : i;
   if (qb_backward_crosses(call->backward, output))
-    status = tighten(call, output, element, state->count, call->settings->joint, ball->influence);
+    status =
+        tighten(call, output, element, count, one ? QB_TRACK_DIFFERENCE : 0, call->settings->joint, ball->influence);
   for (int64_t i = 0; i < state->count; i++)
     ball->from_interval += ball->difference[i].lo == state->track[QB_TRACK_DIFFERENCE].lo[i] ||
                            ball->difference[i].hi == state->track[QB_TRACK_DIFFERENCE].hi[i];

@@ -12,6 +12,7 @@
 typedef struct qb_ball_settings {
   double hidden_work; /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
   bool joint;         /* planes per output row: tighter; default true */
+  int64_t output;     /* when not negative: relax the difference of this output alone; default -1 */
   bool decide;        /* also bound the margins of the largest output; default false */
 } qb_ball_settings;
 

@@ -176,12 +176,14 @@ static void work(bisect_call *call) {
 #pragma omp critical(qb_bisect)
     fail(call, status, error.message);
   }
+  qb_ball_settings settings = call->settings->ball;
+  settings.output = call->claim->output;
   while (status == QB_OK && (next = take_part(call, &p)) != TAKE_DONE) {
     if (next == TAKE_WAIT)
       continue;
     qb_domain domain = {call->inputs, p.lo, p.hi};
     qb_ball ball;
-    status = qb_bound_ball(backward, &domain, &call->settings->ball, &ball, &error);
+    status = qb_bound_ball(backward, &domain, &settings, &ball, &error);
 #pragma omp critical(qb_bisect)
     {
       call->busy--;
