@@ -361,7 +361,7 @@ static void neurodiff_property(char *fields[FIELDS], double limit, double timeou
   snprintf(note, sizeof note, "they: %d proved on 12 threads; ours on this machine, at most %g s a query", theirs,
            timeout);
   print_row("neurodiff", row, "queries proved", proved, spent, theirs, published,
-            proved > theirs || (proved == theirs && spent < published), note);
+            proved > theirs || (proved == theirs && proved > 0 && spent < published), note);
 }
 
 static void section_neurodiff(void) {
