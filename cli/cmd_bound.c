@@ -44,7 +44,8 @@ static const struct argp_option bound_options[] = {
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
      "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
     {"method", KEY_METHOD, "LIST", 0,
-     "Proved bounds: layerwise (default), elementwise, interval, spectral, or all; spectral takes minutes for each "
+     "Proved bounds: layerwise (default), elementwise, two_stage, interval, spectral, or all; spectral takes minutes "
+     "for each "
      "width of a "
      "large network",
      0},

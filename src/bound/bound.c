@@ -13,6 +13,7 @@
 #include "bound/layerwise.h"
 #include "bound/published.h"
 #include "bound/spectral.h"
+#include "bound/two_stage.h"
 
 struct qb_bounder {
   const qb_graph *original;
@@ -205,12 +206,17 @@ static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pai
   return status;
 }
 
+static qb_status evaluate_two_stage(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+  return qb_bound_two_stage(pair, &bounder->domain, bound, error);
+}
+
 typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound,
                                        qb_error *error);
 
 /* The graph bounds; the published ones come together, and so do layerwise and elementwise. */
-static const evaluate_function evaluators[QB_BOUND_COUNT] =
-    {[QB_BOUND_INTERVAL] = evaluate_interval, [QB_BOUND_SPECTRAL] = evaluate_spectral};
+static const evaluate_function evaluators[QB_BOUND_COUNT] = {[QB_BOUND_TWO_STAGE] = evaluate_two_stage,
+                                                             [QB_BOUND_INTERVAL] = evaluate_interval,
+                                                             [QB_BOUND_SPECTRAL] = evaluate_spectral};
 
 static void choose_best(qb_bounds *bounds) {
   qb_bound *best = &bounds->bound[QB_BOUND_BEST];

@@ -51,6 +51,7 @@ typedef struct qb_bound {
   X(CHAIN_UNSUMMED, "chain_unsummed", false) \
   X(LAYERWISE, "layerwise", true)            \
   X(ELEMENTWISE, "elementwise", true)        \
+  X(TWO_STAGE, "two_stage", true)            \
   X(INTERVAL, "interval", true)              \
   X(SPECTRAL, "spectral", true)
 

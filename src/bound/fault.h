@@ -20,6 +20,8 @@ typedef enum qb_fault {
   QB_FAULT_NO_SINGLE_GAMMA,   /* elementwise: float32 sums without their rounding */
   QB_FAULT_NO_SUBNORMAL,      /* elementwise: products that underflow count as zero, as flush-to-zero would have it */
   QB_FAULT_NO_EXPONENT,       /* elementwise: numbers are scaled without remembering by how much */
+  QB_FAULT_MEAN_UP,           /* two_stage: the paths of geometric means are rounded up */
+  QB_FAULT_NO_SIGN_CHECK,     /* two_stage: weights may change their sign */
   QB_FAULT_FIRST_L2,
   QB_FAULT_SHORT_TORUS = QB_FAULT_FIRST_L2, /* a torus as small as the image: taps wrap around */
   QB_FAULT_NO_SPREAD_CHANGE,                /* sigma(dW) H is left out */
