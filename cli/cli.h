@@ -25,6 +25,7 @@ int cmd_bound(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_measure(int argc, char **argv);
 int cmd_certify(int argc, char **argv);
+int cmd_check(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 
 /* ----------------------------------------------------------------------------------------------------- options */

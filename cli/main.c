@@ -18,6 +18,7 @@ static const command commands[] = {
     {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere"},
     {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data"},
     {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file"},
+    {"check", "qbound check", cmd_check, "verify a certificate with independent code"},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 

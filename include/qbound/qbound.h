@@ -529,6 +529,34 @@ QB_API QB_MUST_CHECK qb_status qb_certificate_json(const qb_certificate *certifi
 QB_API QB_MUST_CHECK qb_status qb_certificate_save(const qb_certificate *certificate, const char *path,
                                                    qb_error *error);
 
+/* Checking a certificate with code that shares nothing with the engine but the reader of the two networks. */
+typedef enum qb_check_verdict {
+  QB_CHECK_VERIFIED, /* the claim follows: recomputed from the two files alone */
+  QB_CHECK_REFUTED,  /* it does not: other files, a wrong witness, or only a larger bound */
+  QB_CHECK_UNKNOWN   /* it cannot be recomputed; never to be taken for verified */
+} qb_check_verdict;
+
+typedef struct qb_check_report {
+  qb_check_verdict verdict;
+  char why[512];   /* a sentence */
+  char method[32]; /* of the certificate, "" when it claims no worst case */
+  double claimed;
+  double recomputed; /* by the checker; INFINITY when it gives none */
+  double seconds;
+} qb_check_report;
+
+/* Reads the certificate and both networks. `threads` as everywhere: 0 is all cores. QB_ERROR_IO, QB_ERROR_FORMAT and
+ * QB_ERROR_UNSUPPORTED for files that cannot be read, QB_ERROR_NUMERIC for an unsafe floating-point environment,
+ * QB_ERROR_MEMORY. */
+QB_API QB_MUST_CHECK qb_status qb_check(const char *certificate, const char *model, const char *quantized, int threads,
+                                        qb_check_report *report, qb_error *error);
+
+/* "VERIFIED", "REFUTED", "UNKNOWN" */
+QB_API const char *qb_check_verdict_name(qb_check_verdict verdict);
+
+/* The report as one line of JSON; release with qb_text_free. */
+QB_API QB_MUST_CHECK qb_status qb_check_json(const qb_check_report *report, char **text, qb_error *error);
+
 /* ----------------------------------------------------------------------------------------------- training */
 
 /* A multilayer perceptron to study: affine layers with ReLU between them, trained by Adam on the cross-entropy. */

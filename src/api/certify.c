@@ -81,7 +81,7 @@ static void claim_upper(const qb_worst_case *worst, qb_worst_case_claim *claim) 
   if (!worst->proved)
     return;
   claim->method = qb_bound_method_name(worst->method);
-  claim->bound = qb_certificate_round_up(qb_magnitude_to_double(worst->bound));
+  claim->bound = qb_certificate_round_up(qb_worst_case_claimed(worst, qb_magnitude_to_double(worst->bound)));
   qb_magnitude shown = isfinite(claim->bound) ? qb_magnitude_from_double(claim->bound) : worst->bound;
   claim->log10 = qb_magnitude_log10(shown);
   claim->output_range = worst->range_width;

@@ -160,6 +160,11 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
   return QB_OK;
 }
 
+double qb_worst_case_claimed(const qb_worst_case *worst, double x) {
+  double range = isfinite(worst->range_width) ? worst->range_width : 0;
+  return x == 0 || isinf(x) ? x : x * (1 + 1e-6) + 1e-12 * range;
+}
+
 void qb_worst_case_free(qb_worst_case *worst) {
   if (worst == NULL)
     return;

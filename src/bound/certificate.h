@@ -40,6 +40,11 @@ typedef struct qb_worst_case {
  * QB_ERROR_UNSUPPORTED, QB_ERROR_NUMERIC, QB_ERROR_MEMORY. Release with qb_worst_case_free in every case. */
 QB_MUST_CHECK qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods,
                                             int64_t output, qb_worst_case *worst, qb_error *error);
+
+/* What a certificate claims where `x` >= 0 was proved: with a margin, so that an independent evaluation with other
+ * rounding constants can confirm it: 1e-6 of x and 1e-12 of the output's range. 0, infinity stay. */
+double qb_worst_case_claimed(const qb_worst_case *worst, double x);
+
 void qb_worst_case_free(qb_worst_case *worst);
 
 #endif

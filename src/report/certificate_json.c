@@ -14,11 +14,11 @@ static const char *const arithmetic =
     "of the files denote, BatchNormalization folded into float32 weights first; the rounding of a runtime is not "
     "included";
 
-double qb_certificate_round_up(double x) {
+double qb_certificate_round_up(double wanted) {
   char text[32];
-  if (x == 0 || isinf(x))
-    return x;
-  double wanted = x * (1 + 1e-6), digit = pow(10, floor(log10(wanted)) - 8), up = wanted;
+  if (wanted == 0 || isinf(wanted))
+    return wanted;
+  double digit = pow(10, floor(log10(wanted)) - 8), up = wanted;
   for (int i = 0; i < 4; i++) {
     snprintf(text, sizeof text, "%.8e", up);
     double result = strtod(text, NULL);
@@ -97,7 +97,9 @@ static json_t *output_ranges(const qb_worst_case *worst) {
     return json_null();
   json_t *array = json_array();
   for (int64_t k = 0; k < worst->output_count; k++) {
-    double lo = worst->outputs[k].lo, hi = worst->outputs[k].hi, margin = 1e-6 * fmax(fabs(lo), fabs(hi));
+    double lo = worst->outputs[k].lo, hi = worst->outputs[k].hi;
+    double margin = qb_worst_case_claimed(worst, fmax(fabs(lo), fabs(hi))) - fmax(fabs(lo), fabs(hi));
+    margin = isfinite(margin) ? margin : 0;
     json_t *range = qb_json_append(json_array(), qb_json_real(nextafter(lo - margin, -INFINITY)));
     array = qb_json_append(array, qb_json_append(range, qb_json_real(nextafter(hi + margin, INFINITY))));
   }
@@ -179,5 +181,16 @@ qb_status qb_report_certificate(const qb_certificate *certificate, const qb_cert
     object = qb_json_put(object, "tried", tried(&certificate->worst_case));
   }
   json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(certificate->seconds));
+  return qb_json_print(qb_json_put(object, "timing", timing), text, error);
+}
+
+qb_status qb_check_json(const qb_check_report *report, char **text, qb_error *error) {
+  json_t *object = qb_json_report("qbound.check/1");
+  object = qb_json_put(object, "verdict", json_string(qb_check_verdict_name(report->verdict)));
+  object = qb_json_put(object, "why", qb_json_text(report->why));
+  object = qb_json_put(object, "method", qb_json_text(report->method));
+  object = qb_json_put(object, "claimed", qb_json_real(report->claimed));
+  object = qb_json_put(object, "recomputed", qb_json_real(report->recomputed));
+  json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(report->seconds));
   return qb_json_print(qb_json_put(object, "timing", timing), text, error);
 }

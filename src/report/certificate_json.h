@@ -18,7 +18,7 @@ typedef struct qb_certificate_parts {
 QB_MUST_CHECK qb_status qb_report_certificate(const qb_certificate *certificate, const qb_certificate_parts *parts,
                                               char **text, qb_error *error);
 
-/* A decimal of nine digits that is at least 1.000001 x, for x >= 0: the margin lets somebody else's rounding differ. */
+/* The smallest decimal of nine digits that is at least x >= 0. */
 double qb_certificate_round_up(double x);
 
 #endif

@@ -1,0 +1,213 @@
+/* qb_check: verifies a certificate without the engine that wrote it. Read this first, then
+ *   check_claim.c    what the file says
+ *   check_cells.c    layerwise and interval: ranges through both networks, one rule per operator
+ *   check_linear.c   the rule of layers with weights
+ *   check_l2.c       spectral
+ * It shares the reader of ONNX files and the matching of two graphs with the engine, and nothing else. */
+#include <fenv.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "check/check_bound.h"
+#include "check/check_cells.h"
+#include "graph/pass_fold_bn.h"
+#include "onnx/onnx.h"
+
+/* ---------------------------------------------------------------------------------------------- layerwise, interval */
+
+static bool counts(const claim *c, int64_t k) { return c->output < 0 || c->output == k; }
+
+/* The largest |d| of the output, and whether the claimed ranges contain d. */
+static void judge_output(const claim *c, const walk *w, recomputed *result) {
+  const qb_value *value = &w->pair->quantized->values[w->pair->quantized->outputs[0]];
+  const cells *y = &w->values[w->pair->quantized->outputs[0]];
+  int64_t count = (int64_t)qb_shape_elements(&value->shape);
+  if (y->codes != NULL || c->output >= count || (c->output_count != 0 && c->output_count != count)) {
+    result->refuted = true;
+    snprintf(result->why, sizeof result->why, "the network has %lld outputs, not those of the certificate",
+             (long long)count);
+    return;
+  }
+  for (int64_t k = 0; k < count; k++) {
+    range d = y->at[cell_of(w->grain, &value->shape, k)].d;
+    result->bound = counts(c, k) ? fmax(result->bound, range_size(d)) : result->bound;
+    if (c->output_count != 0 && !(c->outputs[k].lo <= d.lo && c->outputs[k].hi >= d.hi) && !result->refuted) {
+      result->refuted = true;
+      snprintf(result->why, sizeof result->why, "output %lld: only [%.9g, %.9g] follows, not [%.9g, %.9g]",
+               (long long)k, d.lo, d.hi, c->outputs[k].lo, c->outputs[k].hi);
+    }
+  }
+}
+
+qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
+  walk w;
+  walk_grain how = strcmp(c->method, "interval") == 0 ? GRAIN_FINE : GRAIN_COARSE;
+  qb_status status = walk_begin(&w, pair, how, c->domain, error);
+  result->known = true;
+  for (qb_node_id n = 0; status == QB_OK && result->known && n < pair->quantized->node_count; n++)
+    status = walk_visit(&w, n, &result->known);
+  if (status == QB_OK && result->known)
+    judge_output(c, &w, result);
+  else
+    snprintf(result->why, sizeof result->why, "%s", w.why);
+  walk_free(&w);
+  return status;
+}
+
+/* --------------------------------------------------------------------------------------------------------- networks */
+
+typedef struct networks {
+  qb_onnx *documents[2];
+  qb_graph graphs[2];
+  qb_pair pair;
+} networks;
+
+static qb_status load(const char *const paths[2], networks *n, qb_error *error) {
+  for (int i = 0; i < 2; i++) {
+    qb_fold_bn_info folded;
+    QB_TRY(qb_onnx_read(paths[i], &n->documents[i], error));
+    QB_TRY(qb_onnx_to_graph(n->documents[i], &n->graphs[i], error));
+    QB_TRY(qb_fold_bn(&n->graphs[i], &folded, error));
+  }
+  return QB_OK;
+}
+
+/* Also graphs whose quantizers clamp in place of an activation. */
+static bool match(networks *n, qb_error *why) {
+  qb_error ignored;
+  if (qb_pair_match(&n->graphs[0], &n->graphs[1], &n->pair, why) == QB_OK)
+    return true;
+  qb_pair_free(&n->pair);
+  n->pair = (qb_pair){0};
+  return qb_pair_match_absorbed(&n->graphs[0], &n->graphs[1], &n->pair, &ignored) == QB_OK;
+}
+
+static void unload(networks *n) {
+  qb_pair_free(&n->pair);
+  for (int i = 0; i < 2; i++) {
+    qb_graph_free(&n->graphs[i]);
+    qb_onnx_free(n->documents[i]);
+  }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- verdicts
+ */
+
+static void decide(qb_check_report *report, qb_check_verdict verdict, const char *why) {
+  report->verdict = verdict;
+  snprintf(report->why, sizeof report->why, "%s", why);
+}
+
+/* Sums of non-negative terms and two-sums need rounding to nearest and gradual underflow. */
+static bool safe_environment(void) {
+  volatile double least = DBL_MIN, half = 0.5;
+  volatile double subnormal = least * half;
+  return fegetround() == FE_TONEAREST && subnormal > 0 && subnormal / half == DBL_MIN;
+}
+
+static bool same_files(const claim *c, const char *const paths[2], qb_check_report *report, qb_status *status,
+                       qb_error *error) {
+  static const char *const names[2] = {"float", "quantized"};
+  for (int i = 0; i < 2; i++) {
+    qb_hash hash;
+    char text[QB_HASH_TEXT], why[256];
+    *status = qb_hash_file(paths[i], &hash, error);
+    if (*status != QB_OK)
+      return false;
+    if (strcmp(qb_hash_print(&hash, text), c->sha256[i]) == 0)
+      continue;
+    snprintf(why, sizeof why, "the %s network is another file: its SHA-256 is %.16s.., not %.16s..", names[i], text,
+             c->sha256[i]);
+    decide(report, QB_CHECK_REFUTED, why);
+    return false;
+  }
+  return true;
+}
+
+static qb_status recompute(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
+  recomputed result = {0};
+  char why[sizeof report->why];
+  bool by_ranges = strcmp(c->method, "layerwise") == 0 || strcmp(c->method, "interval") == 0;
+  if (by_ranges)
+    QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
+  else if (strcmp(c->method, "spectral") == 0)
+    QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
+  else
+    snprintf(result.why, sizeof result.why, "the method '%s' is not known here", c->method);
+  report->recomputed = result.known && !result.refuted ? result.bound : INFINITY;
+  if (!result.known) {
+    decide(report, QB_CHECK_UNKNOWN, result.why);
+  } else if (result.refuted) {
+    decide(report, QB_CHECK_REFUTED, result.why);
+  } else if (!(result.bound <= c->bound) || isinf(result.bound)) {
+    snprintf(why, sizeof why, "only the bound %.9g follows, not %.9g", result.bound, c->bound);
+    decide(report, QB_CHECK_REFUTED, why);
+  } else {
+    decide(report, QB_CHECK_VERIFIED, "the bound follows");
+  }
+  return QB_OK;
+}
+
+static qb_status check_networks(const claim *c, const char *const paths[2], qb_check_report *report, qb_error *error) {
+  networks n = {0};
+  qb_error why;
+  qb_status status = load(paths, &n, error);
+  const qb_graph *own = &n.graphs[0], *other = &n.graphs[1];
+  if (status == QB_OK && !match(&n, &why))
+    decide(report, QB_CHECK_REFUTED, why.message);
+  else if (status == QB_OK && (own->input_count != 1 || other->input_count != 1 || other->output_count != 1 ||
+                               (int64_t)qb_shape_elements(&other->values[other->inputs[0]].shape) != c->elements))
+    decide(report, QB_CHECK_REFUTED, "the networks do not have the one input of the domain and one output");
+  else if (status == QB_OK)
+    status = recompute(c, &n, report, error);
+  unload(&n);
+  return status;
+}
+
+static qb_status check_claim(const claim *c, const char *const paths[2], qb_check_report *report, qb_error *error) {
+  qb_status status = QB_OK;
+  report->claimed = c->bound;
+  snprintf(report->method, sizeof report->method, "%s", c->method);
+  if (!safe_environment())
+    return qb_fail(error, QB_ERROR_NUMERIC, "the floating-point unit flushes subnormals or does not round to nearest");
+  if (!same_files(c, paths, report, &status, error))
+    return status;
+  if (c->method[0] == '\0') {
+    decide(report, QB_CHECK_UNKNOWN, "the certificate claims no worst case");
+    return QB_OK;
+  }
+  return check_networks(c, paths, report, error);
+}
+
+static double seconds_now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+qb_status qb_check(const char *certificate, const char *model, const char *quantized, int threads,
+                   qb_check_report *report, qb_error *error) {
+  double start = seconds_now();
+  const char *const paths[2] = {model, quantized};
+  claim c;
+  int old = omp_get_max_threads();
+  *report = (qb_check_report){.verdict = QB_CHECK_UNKNOWN, .recomputed = INFINITY};
+  if (threads > 0)
+    omp_set_num_threads(threads);
+  qb_status status = claim_read(certificate, &c, error);
+  if (status == QB_OK)
+    status = check_claim(&c, paths, report, error);
+  claim_free(&c);
+  omp_set_num_threads(old);
+  report->seconds = seconds_now() - start;
+  return status;
+}
+
+const char *qb_check_verdict_name(qb_check_verdict verdict) {
+  return verdict == QB_CHECK_VERIFIED ? "VERIFIED" : verdict == QB_CHECK_REFUTED ? "REFUTED" : "UNKNOWN";
+}

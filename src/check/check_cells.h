@@ -1,0 +1,52 @@
+/* What the checker knows of a tensor: ranges of the original network's values x, of the other network's values q, and
+ * of the difference d = q - x, carried through both networks node by node.
+ *
+ * Two grains. FINE keeps one triple per element and signed differences: the method `interval`. COARSE keeps one triple
+ * per channel (axis 1) and differences symmetric about 0: the method `layerwise`. Every rule is written once, element
+ * by element; in the coarse grain elements of a channel are joined. */
+#ifndef QB_CHECK_CELLS_H
+#define QB_CHECK_CELLS_H
+
+#include "base/arena.h"
+#include "check/check_range.h"
+#include "graph/pair.h"
+
+typedef enum walk_grain { GRAIN_FINE, GRAIN_COARSE } walk_grain;
+
+typedef struct triple {
+  range x, q, d;
+} triple;
+
+typedef struct cells {
+  int64_t count; /* 0: constants and values that no output depends on */
+  triple *at;
+  const qb_node *codes; /* the QuantizeLinear whose integer codes these are (in real units), NULL for real values */
+} cells;
+
+typedef struct walk {
+  const qb_pair *pair;
+  walk_grain grain;
+  cells *values;    /* by quantized value id */
+  qb_arena arena;   /* owns all cells */
+  qb_arena scratch; /* emptied after every node */
+  char why[320];    /* set when a node has no rule: the certificate cannot be recomputed */
+  qb_error *error;
+} walk;
+
+/* A walk whose input lies in `domain` (elements of the input). QB_ERROR_MEMORY. Release with walk_free in every case.
+ */
+QB_MUST_CHECK qb_status walk_begin(walk *w, const qb_pair *pair, walk_grain grain, const range *domain,
+                                   qb_error *error);
+
+/* Computes the cells of the node's output from those of its inputs; false in *known, and `why`, without a rule. */
+QB_MUST_CHECK qb_status walk_visit(walk *w, qb_node_id node, bool *known);
+void walk_free(walk *w);
+
+/* Index of the cell of element i. */
+int64_t cell_of(walk_grain grain, const qb_shape *shape, int64_t i);
+
+/* Conv, ConvTranspose, Gemm, MatMul (check_linear.c): joins its results with `out`, one triple per cell of the
+ * output, empty at first. */
+QB_MUST_CHECK qb_status cells_linear(walk *w, qb_node_id node, triple *out, bool *known);
+
+#endif
