@@ -2,7 +2,8 @@
  *   check_claim.c    what the file says
  *   check_cells.c    layerwise and interval: ranges through both networks, one rule per operator
  *   check_linear.c   the rule of layers with weights
- *   check_l2.c       spectral
+ *   check_l2.c       spectral: the l2 recurrences from claimed norms
+ *   check_sigma.c    proving a claimed norm, frequency by frequency
  * It shares the reader of ONNX files and the matching of two graphs with the engine, and nothing else. */
 #include <fenv.h>
 #include <math.h>

@@ -1,10 +1,521 @@
-/* The method spectral: not recomputed yet, so that its certificates are UNKNOWN to the checker. */
+/* The method spectral from the certificate's norms, each of which is proved first. With c the original network's
+ * activations at the middle of the domain, computed here with their rounding ("drift"):
+ *   spread ||x - c||_2  <= H:  H <- s(W) H + drift
+ *   error  ||x - x'||_2 <= e:  e <- s(W') e + ||dW c + db||_2 + s(dW) H
+ * and over a pair of layers or a residual block the centred gate (docs/bounds.md). */
 #include <stdio.h>
 
+#include "base/error.h"
 #include "check/check_bound.h"
+#include "check/check_cells.h"
+#include "check/check_sigma.h"
+
+typedef struct norms {
+  double error, spread, peak; /* peak: the largest single |x - x'| */
+} norms;
+
+typedef struct l2 {
+  const claim *c;
+  const qb_pair *pair;
+  const qb_graph *graph; /* the quantized one */
+  walk at_centre;
+  qb_arena arena, scratch;
+  norms *values;                 /* by value */
+  const claim_layer **layers;    /* by node, NULL without a claim */
+  double (*sigma)[CLAIM_SIGMAS]; /* by node: proved */
+  double *drift, *injection;     /* by node */
+  recomputed *result;
+  qb_error *error;
+} l2;
+
+static void refute(l2 *s, qb_node_id node, const char *what) {
+  s->result->refuted = true;
+  snprintf(s->result->why, sizeof s->result->why, "node '%s': %s", s->graph->nodes[node].name, what);
+}
+
+static void unknown(l2 *s, qb_node_id node, const char *what) {
+  s->result->known = false;
+  snprintf(s->result->why, sizeof s->result->why, "node '%s' (%s): %s", s->graph->nodes[node].name,
+           qb_op_name(s->graph->nodes[node].op), what);
+}
+
+static const float *data_of(const qb_graph *graph, qb_value_id id) {
+  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
+}
+
+static double root_up(double x) { return above(sqrt(x)); }
+
+/* ----------------------------------------------------------------------------------------------------------- linear */
+
+typedef struct layer_pair {
+  qb_linear linear[2]; /* original, quantized */
+  const float *weight[2];
+} layer_pair;
+
+static bool load_layer(const l2 *s, qb_node_id id, layer_pair *l) {
+  const qb_graph *graphs[2] = {s->pair->original, s->graph};
+  qb_node_id ids[2] = {s->pair->partner[id], id};
+  for (int i = 0; i < 2; i++) {
+    if (ids[i] == QB_NONE || !qb_graph_linear(graphs[i], ids[i], &l->linear[i]))
+      return false;
+    l->weight[i] = data_of(graphs[i], l->linear[i].weight);
+  }
+  return true;
+}
+
+/* Root of the largest row sum times the largest column sum (Schur), for transposed convolutions. */
+static double schur(const qb_linear *l, const float *plus, const float *minus) {
+  int64_t per_group = l->out_channels / l->group, area = l->kernel_area;
+  double row = 0, column = 0, slack = 1 + 4 * rounding_of((double)(l->row_length + l->out_channels * area));
+  for (int64_t o = 0; o < l->out_channels; o++) {
+    double sum = 0;
+    for (int64_t c = 0; c < l->in_channels / l->group; c++)
+      for (int64_t t = 0; t < area; t++) {
+        int64_t k = ((o / per_group * (l->in_channels / l->group) + c) * per_group + o % per_group) * area + t;
+        sum += fabs((double)plus[k] - (minus == NULL ? 0 : (double)minus[k]));
+      }
+    row = fmax(row, sum);
+  }
+  for (int64_t c = 0; c < l->in_channels; c++) {
+    double sum = 0;
+    for (int64_t k = c * per_group * area; k < (c + 1) * per_group * area; k++)
+      sum += fabs((double)plus[k] - (minus == NULL ? 0 : (double)minus[k]));
+    column = fmax(column, sum);
+  }
+  return root_up(mul_up(row * slack, column * slack));
+}
+
+static int64_t side_of(const l2 *s, qb_value_id id, int axis) {
+  const qb_shape *shape = &s->graph->values[id].shape;
+  return shape->rank == 4 ? shape->dims[2 + axis] : 1;
+}
+
+/* One claimed norm of a layer. */
+static qb_status prove_layer(l2 *s, qb_node_id id, const qb_linear *linear, const float *plus, const float *minus,
+                             double claimed, bool *proved) {
+  const qb_node *node = &s->graph->nodes[id];
+  if (node->op == QB_OP_CONV_TRANSPOSE) {
+    *proved = schur(linear, plus, minus) <= claimed;
+    return QB_OK;
+  }
+  kernel k;
+  torus_operator m = {.inner = &k};
+  qb_linear own = *linear;
+  own.node = id; /* attributes are the same in both graphs */
+  QB_TRY(kernel_create(s->graph, &own, plus, minus, NULL, NULL, &s->scratch, &k, s->error));
+  for (int axis = 0; axis < 2; axis++) {
+    int64_t n = node->op == QB_OP_CONV ? side_of(s, node->inputs[0], axis) : 1;
+    m.side[axis] = (kernel_side(&k, axis, n) + k.stride[axis] - 1) / k.stride[axis] * k.stride[axis];
+  }
+  return sigma_prove(&m, claimed, proved, s->error);
+}
+
+static qb_status prove_norms(l2 *s, qb_node_id id, const layer_pair *l) {
+  const claim_layer *claimed = s->layers[id];
+  bool proved[CLAIM_SIGMAS] = {false, false, false};
+  if (claimed == NULL) {
+    refute(s, id, "the certificate has no norms for this layer");
+    return QB_OK;
+  }
+  for (int k = 0; k < CLAIM_SIGMAS; k++)
+    s->sigma[id][k] = claimed->sigma[k];
+  QB_TRY(prove_layer(s, id, &l->linear[0], l->weight[0], NULL, claimed->sigma[0], &proved[0]));
+  QB_TRY(prove_layer(s, id, &l->linear[0], l->weight[0], l->weight[1], claimed->sigma[2], &proved[2]));
+  double sum = add_up(claimed->sigma[0], claimed->sigma[2]); /* ||W'|| <= ||W|| + ||dW|| */
+  if (sum <= claimed->sigma[1] * (1 + 1e-8)) {
+    s->sigma[id][1] = sum;
+    proved[1] = true;
+  } else {
+    QB_TRY(prove_layer(s, id, &l->linear[1], l->weight[1], NULL, claimed->sigma[1], &proved[1]));
+  }
+  if (!proved[0] || !proved[1] || !proved[2])
+    refute(s, id, "a claimed spectral norm is too small");
+  return QB_OK;
+}
+
+/* l2 norm of a row of plus - minus; of the whole matrix for transposed convolutions. */
+static double row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const float *plus, const float *minus,
+                       int64_t o) {
+  bool whole = s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
+  int64_t first = whole ? 0 : o * l->row_length, count = whole ? l->out_channels * l->row_length : l->row_length;
+  double square = 0;
+  for (int64_t i = first; i < first + count; i++) {
+    double w = (double)plus[i] - (minus == NULL ? 0 : (double)minus[i]);
+    square += w * w;
+  }
+  return sqrt(square) * (1 + rounding_of((double)count + 16)) + (square > 0 ? DBL_MIN : 0);
+}
+
+static double norm_of(const range *d, int64_t count) {
+  double square = 0;
+  for (int64_t i = 0; i < count; i++)
+    square += range_size(d[i]) * range_size(d[i]);
+  return sqrt(square) * (1 + rounding_of((double)count + 16)) + (square > 0 ? DBL_MIN : 0);
+}
+
+/* What layers need of their centre: the change there, element by element. */
+static qb_status linear(l2 *s, qb_node_id id, const norms *x, const range *change, int64_t count, norms *y) {
+  layer_pair l;
+  if (!load_layer(s, id, &l)) {
+    unknown(s, id, "the weight is not a constant");
+    return QB_OK;
+  }
+  QB_TRY(prove_norms(s, id, &l));
+  const double *sigma = s->sigma[id];
+  s->injection[id] = add_up(norm_of(change, count), mul_up(sigma[2], x->spread));
+  y->spread = add_up(mul_up(sigma[0], x->spread), s->drift[id]);
+  y->error = add_up(mul_up(sigma[1], x->error), s->injection[id]);
+  bool is_conv = s->graph->nodes[id].op == QB_OP_CONV || s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
+  int64_t channels = l.linear[0].out_channels, area = count / channels;
+  y->peak = 0;
+  for (int64_t o = 0; o < channels; o++) {
+    double here = 0;
+    for (int64_t i = 0; i < area; i++)
+      here = fmax(here, range_size(change[is_conv ? o * area + i : i * channels + o]));
+    double moved = mul_up(row_norm(s, id, &l.linear[1], l.weight[1], NULL, o), x->error);
+    double spread = mul_up(row_norm(s, id, &l.linear[0], l.weight[0], l.weight[1], o), x->spread);
+    y->peak = fmax(y->peak, add_up(add_up(moved, spread), here));
+  }
+  return QB_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ gates */
+
+typedef struct window {
+  qb_node_id inner, outer, skip; /* W1, W2, A; skip is QB_NONE for the identity */
+  bool has_skip;
+  qb_value_id x;
+} window;
+
+static bool is_layer(const l2 *s, qb_node_id id) {
+  layer_pair l;
+  return id != QB_NONE && s->graph->nodes[id].op != QB_OP_CONV_TRANSPOSE && load_layer(s, id, &l) &&
+         l.linear[0].group == 1 && l.linear[1].group == 1;
+}
+
+static int32_t stride_of(const l2 *s, qb_node_id id, int axis) {
+  const qb_node *node = &s->graph->nodes[id];
+  return node->op == QB_OP_CONV ? node->attributes.conv.window.stride[axis] : 1;
+}
+
+/* The same function with slopes in [0,1] in both networks. */
+static bool is_gate(const l2 *s, qb_node_id id) {
+  if (id == QB_NONE || s->pair->partner[id] == QB_NONE)
+    return false;
+  const qb_node *a = &s->graph->nodes[id], *b = &s->pair->original->nodes[s->pair->partner[id]];
+  const qb_clip_attributes *p = &a->attributes.clip, *q = &b->attributes.clip;
+  return (a->op == QB_OP_RELU && b->op == QB_OP_RELU) ||
+         (a->op == QB_OP_CLIP && b->op == QB_OP_CLIP && p->lo == q->lo && p->hi == q->hi && p->hi_channels == NULL &&
+          q->hi_channels == NULL);
+}
+
+static bool match_chain(const l2 *s, qb_node_id outer, window *w) {
+  if (!is_layer(s, outer) || stride_of(s, outer, 0) != 1 || stride_of(s, outer, 1) != 1)
+    return false;
+  qb_node_id gate = s->graph->values[s->graph->nodes[outer].inputs[0]].producer;
+  if (!is_gate(s, gate))
+    return false;
+  qb_node_id inner = s->graph->values[s->graph->nodes[gate].inputs[0]].producer;
+  if (!is_layer(s, inner) || s->graph->nodes[inner].op != s->graph->nodes[outer].op)
+    return false;
+  *w = (window){inner, outer, QB_NONE, false, s->graph->nodes[inner].inputs[0]};
+  return true;
+}
+
+static bool match_skip(const l2 *s, qb_value_id branch, window *w) {
+  bool strided = stride_of(s, w->inner, 0) != 1 || stride_of(s, w->inner, 1) != 1;
+  w->has_skip = true;
+  if (branch == w->x)
+    return !strided;
+  w->skip = s->graph->values[branch].producer;
+  return is_layer(s, w->skip) && s->graph->nodes[w->skip].inputs[0] == w->x &&
+         s->graph->nodes[w->skip].op == QB_OP_CONV && s->graph->nodes[w->inner].op == QB_OP_CONV &&
+         stride_of(s, w->skip, 0) == stride_of(s, w->inner, 0) && stride_of(s, w->skip, 1) == stride_of(s, w->inner, 1);
+}
+
+static bool match_window(const l2 *s, qb_node_id id, window *w) {
+  const qb_node *node = &s->graph->nodes[id];
+  if (node->op != QB_OP_ADD)
+    return match_chain(s, id, w);
+  for (int k = 0; k < 2; k++)
+    if (match_chain(s, s->graph->values[node->inputs[k]].producer, w) && match_skip(s, node->inputs[1 - k], w))
+      return true;
+  return false;
+}
+
+static qb_status load_kernel(l2 *s, qb_node_id id, int network, const double *rows, const double *columns, kernel *k) {
+  layer_pair l;
+  if (!load_layer(s, id, &l))
+    return qb_fail(s->error, QB_ERROR_FORMAT, "a layer of a gate has no weights");
+  qb_linear own = l.linear[network];
+  own.node = id;
+  return kernel_create(s->graph, &own, l.weight[network], NULL, rows, columns, &s->scratch, k, s->error);
+}
+
+/* ||A + W2 W1 / 2||, ||T^-1 W1||, ||W2 T|| of one network, on a torus that no kernel wraps around. */
+static qb_status prove_gate(l2 *s, const claim_gate *g, const window *w, int network, bool *proved) {
+  kernel inner, outer, skip, scaled_inner, scaled_outer;
+  double *inverse = qb_arena_alloc(&s->scratch, (size_t)g->channels, sizeof *inverse);
+  if (inverse == NULL)
+    return qb_fail_memory(s->error, "a scaling", (size_t)g->channels * sizeof *inverse);
+  *proved = false;
+  QB_TRY(load_kernel(s, w->inner, network, NULL, NULL, &inner));
+  QB_TRY(load_kernel(s, w->outer, network, NULL, NULL, &outer));
+  if (inner.rows != g->channels || outer.cols != g->channels)
+    return QB_OK;
+  for (int64_t c = 0; c < g->channels; c++) {
+    if (!(g->scaling[c] > 1e-100 && g->scaling[c] < 1e100))
+      return QB_OK;
+    inverse[c] = 1 / g->scaling[c];
+  }
+  if (w->has_skip && w->skip == QB_NONE)
+    QB_TRY(kernel_identity(inner.cols, &s->scratch, &skip, s->error));
+  else if (w->has_skip)
+    QB_TRY(load_kernel(s, w->skip, network, NULL, NULL, &skip));
+  if (w->has_skip && (skip.rows != outer.rows || skip.cols != inner.cols))
+    return QB_OK;
+  int64_t middle[2];
+  for (int axis = 0; axis < 2; axis++) {
+    int64_t n = side_of(s, w->x, axis), m = side_of(s, s->graph->nodes[w->inner].output, axis);
+    middle[axis] = g->side[axis] / inner.stride[axis];
+    if (g->side[axis] < kernel_side(&inner, axis, n) || middle[axis] < kernel_side(&outer, axis, m) ||
+        g->side[axis] > (1 << 20) || g->side[axis] % inner.stride[axis] != 0 ||
+        (w->has_skip && g->side[axis] < kernel_side(&skip, axis, n)))
+      return QB_OK;
+  }
+  QB_TRY(load_kernel(s, w->inner, network, inverse, NULL, &scaled_inner));
+  QB_TRY(load_kernel(s, w->outer, network, NULL, g->scaling, &scaled_outer));
+  const claim_norms *claimed = &g->norms[network];
+  torus_operator whole = {&inner, &outer, w->has_skip ? &skip : NULL, {g->side[0], g->side[1]}};
+  torus_operator first = {&scaled_inner, NULL, NULL, {g->side[0], g->side[1]}};
+  torus_operator second = {&scaled_outer, NULL, NULL, {middle[0], middle[1]}};
+  QB_TRY(sigma_prove(&whole, claimed->joint, proved, s->error));
+  if (*proved)
+    QB_TRY(sigma_prove(&first, claimed->inner, proved, s->error));
+  return *proved ? sigma_prove(&second, claimed->outer, proved, s->error) : QB_OK;
+}
+
+static double gate_value(const claim_norms *n) { return add_up(n->joint, mul_up(0.5, mul_up(n->inner, n->outer))); }
+
+static qb_status gate(l2 *s, qb_node_id id, norms *y) {
+  const claim_gate *g = NULL;
+  window w;
+  bool proved = true;
+  for (int64_t k = 0; k < s->c->gate_count; k++)
+    if (s->c->gates[k].node == id)
+      g = &s->c->gates[k];
+  if (g == NULL)
+    return QB_OK;
+  if (!match_window(s, id, &w)) {
+    refute(s, id, "no centred gate can end here");
+    return QB_OK;
+  }
+  QB_TRY(prove_gate(s, g, &w, 0, &proved));
+  if (proved && g->has_quantized)
+    QB_TRY(prove_gate(s, g, &w, 1, &proved));
+  if (!proved) {
+    refute(s, id, "a claimed norm of the gate is too small, its scaling or its torus is wrong");
+    return QB_OK;
+  }
+  const double *one = s->sigma[w.inner], *two = s->sigma[w.outer];
+  double original = gate_value(&g->norms[0]), quantized = g->has_quantized ? gate_value(&g->norms[1]) : INFINITY;
+  double skip_change = w.skip == QB_NONE ? 0 : s->sigma[w.skip][2];
+  if (!g->has_quantized) /* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1|| */
+    quantized = add_up(original, add_up(skip_change, add_up(mul_up(two[2], one[1]), mul_up(two[0], one[2]))));
+  double drift = add_up(mul_up(two[0], s->drift[w.inner]), s->drift[w.outer]);
+  double injection = add_up(mul_up(two[1], s->injection[w.inner]), s->injection[w.outer]);
+  if (w.has_skip) {
+    drift = add_up(drift, add_up(s->drift[id], w.skip == QB_NONE ? 0 : s->drift[w.skip]));
+    injection = add_up(injection, w.skip == QB_NONE ? 0 : s->injection[w.skip]);
+  }
+  const norms *x = &s->values[w.x];
+  y->spread = fmin(y->spread, add_up(mul_up(original, x->spread), drift));
+  y->error = fmin(y->error, add_up(mul_up(quantized, x->error), injection));
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- other operators */
+
+static void scale_by(norms *y, const norms *x, double slope) {
+  *y = (norms){mul_up(slope, x->error), mul_up(slope, x->spread), mul_up(slope, x->peak)};
+}
+
+/* How many windows see a pixel along one axis: ceil(k gcd(stride, dilation) / stride). */
+static double overlap(const qb_window *w, int axis) {
+  int64_t a = w->stride[axis], b = w->dilation[axis];
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return ceil((double)((int64_t)w->kernel[axis] * a) / (double)w->stride[axis]);
+}
+
+/* Operators of one input with the same Lipschitz function in both networks; false for all others. */
+static bool lipschitz_of(const qb_node *node, double *slope) {
+  switch (node->op) {
+  case QB_OP_RELU:
+  case QB_OP_TANH:
+  case QB_OP_FLATTEN:
+  case QB_OP_RESHAPE:
+  case QB_OP_SQUEEZE:
+  case QB_OP_UNSQUEEZE:
+  case QB_OP_IDENTITY:
+  case QB_OP_DROPOUT:
+  case QB_OP_TRANSPOSE: *slope = 1; return true;
+  case QB_OP_SIGMOID: *slope = 0.25; return true;
+  case QB_OP_HARD_SWISH: *slope = 1.5; return true;
+  case QB_OP_LEAKY_RELU: *slope = fmax(1, fabs((double)node->attributes.linear.alpha)); return true;
+  case QB_OP_HARD_SIGMOID: *slope = fabs((double)node->attributes.linear.alpha); return true;
+  default: return false;
+  }
+}
+
+static bool other_operator(const l2 *s, const qb_node *node, const norms *x, norms *y) {
+  double slope;
+  const qb_shape *in = &s->graph->values[node->inputs[0]].shape, *out = &s->graph->values[node->output].shape;
+  if (lipschitz_of(node, &slope)) {
+    scale_by(y, x, slope);
+    return true;
+  }
+  if (node->op == QB_OP_MAX_POOL) {
+    double copies = root_up(overlap(&node->attributes.pool.window, 0) * overlap(&node->attributes.pool.window, 1));
+    *y = (norms){mul_up(copies, x->error), mul_up(copies, x->spread), x->peak};
+    return true;
+  }
+  if (node->op == QB_OP_GLOBAL_AVERAGE_POOL || node->op == QB_OP_REDUCE_MEAN) {
+    double factor = root_up(1 / (double)(in->dims[2] * in->dims[3]));
+    *y = (norms){mul_up(factor, x->error), mul_up(factor, x->spread), mul_up(x->peak, 1 + 8 * DBL_EPSILON)};
+    return in->rank == 4;
+  }
+  if ((node->op == QB_OP_ADD || node->op == QB_OP_SUB) && !s->graph->values[node->inputs[0]].is_constant &&
+      !s->graph->values[node->inputs[1]].is_constant) {
+    const norms *b = &s->values[node->inputs[1]];
+    *y = (norms){add_up(x->error, b->error), add_up(x->spread, b->spread), add_up(x->peak, b->peak)};
+    return qb_shape_equal(out, in) && qb_shape_equal(out, &s->graph->values[node->inputs[1]].shape);
+  }
+  return false;
+}
+
+/* Clips alike, element by element: a range of hi - lo at most, and a spread of the distance to the farther limit. */
+static bool clip(const l2 *s, qb_node_id id, const norms *x, const cells *centre, norms *y) {
+  const qb_clip_attributes *a = &s->graph->nodes[id].attributes.clip;
+  const qb_clip_attributes *b = &s->pair->original->nodes[s->pair->partner[id]].attributes.clip;
+  if (a->lo != b->lo || a->hi != b->hi || a->hi_channels != NULL || b->hi_channels != NULL)
+    return false;
+  double lo = (double)a->lo, hi = (double)a->hi, width = add_up(hi, -lo), square = 0;
+  for (int64_t i = 0; i < centre->count; i++) {
+    double far = fmax(add_up(hi, -centre->at[i].x.lo), add_up(centre->at[i].x.hi, -lo));
+    square += far * far;
+  }
+  double slack = 1 + rounding_of((double)centre->count + 32);
+  y->error = fmin(x->error, mul_up(width, root_up((double)centre->count)));
+  y->spread = fmin(x->spread, sqrt(square) * slack);
+  y->peak = fmin(x->peak, width);
+  return true;
+}
+
+/* --------------------------------------------------------------------------------------------------------- the walk */
+
+/* Makes the computed centre a point again: returns the norm of what rounding took, and the change in `change`. */
+static double collapse(cells *y, range *change) {
+  double square = 0;
+  for (int64_t i = 0; i < y->count; i++) {
+    range x = y->at[i].x;
+    double mid = x.lo == x.hi ? x.lo : x.lo / 2 + x.hi / 2, rad = fmax(add_up(x.hi, -mid), add_up(mid, -x.lo));
+    change[i] = y->at[i].d;
+    square += rad * rad;
+    y->at[i] = (triple){point(mid), point(mid), point(0)};
+  }
+  return square == 0 ? 0 : sqrt(square) * (1 + rounding_of((double)y->count + 16)) + DBL_MIN;
+}
+
+static qb_status visit(l2 *s, qb_node_id id) {
+  const qb_node *node = &s->graph->nodes[id];
+  norms *y = &s->values[node->output];
+  bool known;
+  if (s->pair->value[node->output] == QB_NONE)
+    return QB_OK;
+  QB_TRY(walk_visit(&s->at_centre, id, &known));
+  cells *centre = &s->at_centre.values[node->output];
+  range *change = qb_arena_alloc(&s->scratch, (size_t)centre->count + 1, sizeof *change);
+  if (change == NULL)
+    return qb_fail_memory(s->error, "a centre", (size_t)centre->count * sizeof *change);
+  const norms *x = &s->values[node->inputs[0]];
+  qb_linear ignored;
+  if (!known) {
+    unknown(s, id, "there is no rule for it");
+    return QB_OK;
+  }
+  s->drift[id] = collapse(centre, change);
+  if (qb_graph_linear(s->graph, id, &ignored)) {
+    QB_TRY(linear(s, id, x, change, centre->count, y));
+  } else {
+    known = node->op == QB_OP_CLIP && s->pair->partner[id] != QB_NONE ? clip(s, id, x, centre, y)
+                                                                      : other_operator(s, node, x, y);
+    y->spread = add_up(y->spread, s->drift[id]);
+    if (!known)
+      unknown(s, id, "there is no l2 rule for it here");
+  }
+  if (s->result->known && !s->result->refuted)
+    QB_TRY(gate(s, id, y));
+  double *numbers[3] = {&y->error, &y->spread, &y->peak};
+  for (int k = 0; k < 3; k++)
+    *numbers[k] = isnan(*numbers[k]) ? INFINITY : *numbers[k];
+  y->peak = fmin(y->peak, y->error);
+  qb_arena_free(&s->scratch);
+  qb_arena_init(&s->scratch);
+  return QB_OK;
+}
+
+static qb_status allocate(l2 *s) {
+  size_t nodes = (size_t)s->graph->node_count;
+  s->values = qb_arena_alloc(&s->arena, (size_t)s->graph->value_count, sizeof *s->values);
+  s->layers = qb_arena_alloc(&s->arena, nodes, sizeof *s->layers);
+  s->sigma = qb_arena_alloc(&s->arena, nodes, sizeof *s->sigma);
+  s->drift = qb_arena_alloc(&s->arena, nodes, sizeof *s->drift);
+  s->injection = qb_arena_alloc(&s->arena, nodes, sizeof *s->injection);
+  if (s->values == NULL || s->layers == NULL || s->sigma == NULL || s->drift == NULL || s->injection == NULL)
+    return qb_fail_memory(s->error, "l2 norms", nodes * sizeof *s->sigma);
+  for (int64_t k = 0; k < s->c->layer_count; k++)
+    if (s->c->layers[k].node < s->graph->node_count)
+      s->layers[s->c->layers[k].node] = &s->c->layers[k];
+  return QB_OK;
+}
+
+static qb_status run(l2 *s) {
+  const claim *c = s->c;
+  range *middle = qb_arena_alloc(&s->arena, (size_t)c->elements, sizeof *middle);
+  double square = 0;
+  if (middle == NULL)
+    return qb_fail_memory(s->error, "the middle of the domain", (size_t)c->elements * sizeof *middle);
+  QB_TRY(allocate(s));
+  for (int64_t i = 0; i < c->elements; i++) {
+    middle[i] = point(c->domain[i].lo / 2 + c->domain[i].hi / 2);
+    double half = fmax(add_up(c->domain[i].hi, -middle[i].lo), add_up(middle[i].lo, -c->domain[i].lo));
+    square += half * half;
+  }
+  s->values[s->graph->inputs[0]].spread =
+      sqrt(square) * (1 + rounding_of((double)c->elements + 16)) + (square > 0 ? DBL_MIN : 0);
+  qb_status status = walk_begin(&s->at_centre, s->pair, GRAIN_FINE, middle, s->error);
+  for (qb_node_id n = 0; status == QB_OK && s->result->known && !s->result->refuted && n < s->graph->node_count; n++)
+    status = visit(s, n);
+  walk_free(&s->at_centre);
+  s->result->bound = s->values[s->graph->outputs[0]].peak;
+  return status;
+}
 
 qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
-  (void)pair, (void)error;
-  snprintf(result->why, sizeof result->why, "the method '%s' cannot be recomputed yet", c->method);
-  return QB_OK;
+  l2 s = {.c = c, .pair = pair, .graph = pair->quantized, .result = result, .error = error};
+  result->known = c->output_count == 0;
+  if (!result->known) {
+    snprintf(result->why, sizeof result->why, "the method spectral gives no ranges of single outputs");
+    return QB_OK;
+  }
+  qb_arena_init(&s.arena);
+  qb_arena_init(&s.scratch);
+  qb_status status = run(&s);
+  qb_arena_free(&s.scratch);
+  qb_arena_free(&s.arena);
+  return status;
 }

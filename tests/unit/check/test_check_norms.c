@@ -1,0 +1,142 @@
+/* The checker's own recomputation of spectral: against the engine on random pairs, and with planted witnesses. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "bound/certificate.h"
+#include "check/check_bound.h"
+#include "support/random_network.h"
+
+/* As the certificate file has them: with a margin for the checker's own rounding. */
+static double witness(double sigma) { return sigma * (1 + 1e-9); }
+
+static claim_norms gate_witness(const qb_spectral_gate_norms *n) {
+  return (claim_norms){witness(n->joint), witness(n->inner), witness(n->outer)};
+}
+
+static claim make_claim(const random_network *network, const qb_spectral_result *spectral) {
+  const qb_graph *graph = network->pair.quantized;
+  claim c = {.elements = network->domain.count, .output = -1, .method = "spectral"};
+  qb_arena_init(&c.arena);
+  c.domain = qb_arena_alloc(&c.arena, (size_t)c.elements, sizeof *c.domain);
+  c.layers = qb_arena_alloc(&c.arena, (size_t)graph->node_count, sizeof *c.layers);
+  c.gates = qb_arena_alloc(&c.arena, (size_t)graph->node_count, sizeof *c.gates);
+  assert_true(c.domain != NULL && c.layers != NULL && c.gates != NULL);
+  for (int64_t i = 0; i < c.elements; i++)
+    c.domain[i] = (range){(double)network->domain.lo[i], (double)network->domain.hi[i]};
+  for (qb_node_id n = 0; n < graph->node_count; n++) {
+    const qb_spectral_layer *l = &spectral->layers[n];
+    qb_linear linear;
+    if (qb_graph_linear(graph, n, &linear))
+      c.layers[c.layer_count++] =
+          (claim_layer){n, {witness(l->sigma), witness(l->sigma_quantized), witness(l->sigma_difference)}};
+  }
+  for (int32_t k = 0; k < spectral->gate_count; k++) {
+    const qb_spectral_gate *g = &spectral->gates[k];
+    claim_gate *to = &c.gates[c.gate_count++];
+    *to = (claim_gate){.node = g->node,
+                       .side = {g->side[0], g->side[1]},
+                       .channels = g->channels,
+                       .has_quantized = !g->perturbed,
+                       .norms = {gate_witness(&g->original), gate_witness(&g->quantized)}};
+    to->scaling = qb_arena_alloc(&c.arena, (size_t)g->channels, sizeof *to->scaling);
+    assert_non_null(to->scaling);
+    memcpy(to->scaling, g->scaling, (size_t)g->channels * sizeof *to->scaling);
+  }
+  return c;
+}
+
+static recomputed recompute(const claim *c, const random_network *network) {
+  qb_error error;
+  recomputed own = {0};
+  if (recompute_by_norms(c, &network->pair, &own, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  return own;
+}
+
+static int planted, noticed;
+
+static void plant(const claim *c, const random_network *network, double *number, double factor) {
+  double old = *number;
+  if (old < 1e-6)
+    return;
+  *number *= factor;
+  recomputed own = recompute(c, network);
+  planted++;
+  noticed += own.refuted;
+  *number = old;
+}
+
+/* Every norm made smaller by a fifth, which is more than the engine's margin, and a torus too small. */
+static void plant_all(claim *c, const random_network *network) {
+  for (int64_t k = 0; k < c->layer_count; k++)
+    for (int i = 0; i < CLAIM_SIGMAS; i++)
+      plant(c, network, &c->layers[k].sigma[i], 0.8);
+  for (int64_t k = 0; k < c->gate_count; k++) {
+    claim_gate *g = &c->gates[k];
+    plant(c, network, &g->norms[0].joint, 0.8);
+    plant(c, network, &g->norms[0].inner, 0.8);
+    plant(c, network, &g->norms[0].outer, 0.8);
+    int64_t side = g->side[0];
+    g->side[0] = side > 1 ? side - 1 : 0;
+    assert_true(recompute(c, network).refuted);
+    g->side[0] = side;
+    double scaling = g->scaling[0];
+    g->scaling[0] = -scaling;
+    assert_true(recompute(c, network).refuted);
+    g->scaling[0] = scaling;
+    int64_t node = g->node;
+    g->node = 0;
+    assert_true(recompute(c, network).refuted || recompute(c, network).bound > 0);
+    g->node = node;
+  }
+}
+
+static void test_follows_the_engine(void **state) {
+  (void)state;
+  int compared = 0, equal = 0, unknown = 0, gates = 0;
+  for (uint64_t i = 0; i < 300; i++) {
+    qb_rng rng;
+    random_network network;
+    qb_worst_case worst;
+    qb_error error;
+    qb_rng_seed(&rng, 1213, i);
+    random_style style = random_network_style(&rng);
+    style.quantized_activations = false;
+    random_network_create(&rng, &style, &network);
+    qb_status status =
+        qb_worst_case_bound(&network.pair, &network.domain, UINT32_C(1) << QB_BOUND_SPECTRAL, -1, &worst, &error);
+    double engine = status == QB_OK && worst.proved ? qb_magnitude_to_double(worst.bound) : INFINITY;
+    if (isfinite(engine) && engine > 1e-10) {
+      claim c = make_claim(&network, &worst.spectral);
+      recomputed own = recompute(&c, &network);
+      if (own.refuted || (own.known && own.bound > engine * (1 + 1e-6)))
+        fail_msg("network %llu: engine %.17g, checker %.17g %s", (unsigned long long)i, engine, own.bound, own.why);
+      compared += own.known;
+      unknown += !own.known;
+      equal += own.known && own.bound > engine * (1 - 1e-6);
+      gates += c.gate_count > 0;
+      if (own.known && i % 4 == 0)
+        plant_all(&c, &network);
+      claim_free(&c);
+    }
+    qb_worst_case_free(&worst);
+    random_network_free(&network);
+  }
+  print_message("%d compared, %d equal, %d with gates, %d unknown; %d norms planted, %d noticed\n", compared, equal,
+                gates, unknown, planted, noticed);
+  assert_true(compared >= 50 && gates >= 10);
+  assert_true(equal > compared * 9 / 10);
+  assert_true(planted >= 50 && noticed > planted * 9 / 10);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_follows_the_engine)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
