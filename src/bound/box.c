@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "bound/affine.h"
+#include "bound/codes.h"
 #include "bound/fault.h"
 #include "bound/node_kinks.h"
 
@@ -701,16 +702,7 @@ static qb_status rule_quantize_linear(box_call *call) {
   return QB_OK;
 }
 
-/* The codes are kept in real units, so this is a copy. */
-static qb_status rule_dequantize_linear(box_call *call) {
-  qb_node_id producer = operand(call, 0)->producer;
-  if (producer == QB_NONE || call->pair->quantized->nodes[producer].op != QB_OP_QUANTIZE_LINEAR) {
-    refuse(call, "DequantizeLinear of something else than a QuantizeLinear");
-    return QB_OK;
-  }
-  return rule_reshape(call);
-}
-
+#define rule_dequantize_linear rule_reshape /* the codes are kept in real units: a copy */
 static const box_rule rules[QB_OP_COUNT] = {
 #define QB_OP(ID, NAME, FAMILY) [QB_OP_##ID] = rule_##FAMILY,
 #include "graph/op_list.h"
@@ -755,7 +747,10 @@ static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id
   call.shape = &graph->values[node->output].shape;
   call.y = &result->states[node->output];
   QB_TRY(new_state(result, call.y, (int64_t)qb_shape_elements(call.shape), node->name, error));
-  if (!qb_pair_same_parameters(pair, id))
+  const char *misread = qb_codes_refusal(pair, node);
+  if (misread != NULL)
+    refuse(&call, misread);
+  else if (!qb_pair_same_parameters(pair, id))
     refuse(&call, "slopes or statistics differ between the networks");
   else
     QB_TRY(rules[node->op](&call));

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "bound/codes.h"
 #include "bound/spectral_internal.h"
 
 const float *spectral_constant(const qb_graph *graph, qb_value_id id) {
@@ -61,7 +62,10 @@ static qb_status visit(spectral *s, qb_node_id id, bool *refused) {
     return qb_fail_memory(s->error, node->name, (size_t)call.outputs * sizeof *call.d);
   s->centre[node->output] = call.d;
   call.y->peak = INFINITY;
-  if (!qb_pair_same_parameters(s->pair, id))
+  const char *misread = qb_codes_refusal(s->pair, node);
+  if (misread != NULL)
+    spectral_refuse(&call, misread);
+  else if (!qb_pair_same_parameters(s->pair, id))
     spectral_refuse(&call, "slopes or statistics differ between the networks");
   else
     QB_TRY(spectral_rules[node->op](&call));

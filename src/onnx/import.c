@@ -428,7 +428,9 @@ static qb_status check_inputs(qb_import *in, bool *all_constant, bool *broken) {
 
 static qb_status check_node(qb_import *in) {
   const char *domain = in->node->domain;
-  if (domain != NULL && domain[0] != '\0' && strcmp(domain, "ai.onnx") != 0)
+  if (qb_import_is_contrib(in))
+    QB_TRY(qb_import_check_known(in));
+  else if (domain != NULL && domain[0] != '\0' && strcmp(domain, "ai.onnx") != 0)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                           "it belongs to the operator domain '%s'; only standard ONNX "
                           "operators are supported: export without fusion or custom operators",
@@ -440,6 +442,8 @@ static qb_status check_node(qb_import *in) {
                             "branch or loop resolved (tracing)");
   if (in->node->n_output == 0 || in->node->output[0][0] == '\0')
     return qb_import_fail(in, QB_ERROR_FORMAT, "it has no output");
+  if (in->node->n_output > 1)
+    QB_TRY(qb_import_check_known(in));
   for (size_t k = 1; k < in->node->n_output; k++)
     if (in->node->output[k][0] != '\0' && find_symbol(in, in->node->output[k])->needed)
       return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its output %zu ('%s') is used; only the first one is supported",

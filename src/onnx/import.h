@@ -137,6 +137,33 @@ QB_MUST_CHECK qb_status qb_rule_identity(qb_import *in);
 QB_MUST_CHECK qb_status qb_rule_cast(qb_import *in);
 QB_MUST_CHECK qb_status qb_rule_dropout(qb_import *in);
 
+/* Rules of import_qoperator.c: operators on integer codes. */
+QB_MUST_CHECK qb_status qb_rule_qlinear_conv(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qlinear_matmul(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qgemm(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qlinear_binary(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qlinear_concat(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qlinear_pool(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_qlinear_function(qb_import *in);
+
+/* The QuantizeLinear whose codes a value holds, seen through copies and Transpose, or NULL: it is real-valued. */
+const qb_node *qb_import_code_source(const qb_import *in, qb_value_id value);
+
+/* True when every zero point of a quantizer is 0. */
+bool qb_import_zero_is_zero(const qb_import *in, const qb_node *quantizer);
+
+/* dequantize -> `op` -> quantize on the grid of `source`: for an operator that maps codes to codes and commutes with
+ * the monotone map from codes to real values. The last step binds the current node's output. */
+QB_MUST_CHECK qb_status qb_import_emit_on_codes(qb_import *in, const qb_node *source, qb_op op, qb_value_id x,
+                                                const qb_attributes *attributes, const qb_shape *shape);
+
+/* Pads, strides and the rest of a pooling node over `x`; *output is its shape when it has ceil_mode. */
+QB_MUST_CHECK qb_status qb_import_pool(qb_import *in, qb_value_id x, qb_attributes *attributes, qb_shape *output,
+                                       bool *ceil_mode);
+
+/* True when the current node belongs to the operator domain of ONNX Runtime. */
+bool qb_import_is_contrib(const qb_import *in);
+
 /* Runs the rule of the current node, which has at least one activation among its inputs. */
 QB_MUST_CHECK qb_status qb_import_rule(qb_import *in);
 
@@ -169,6 +196,14 @@ QB_MUST_CHECK qb_status qb_import_transpose_codes(qb_import *in, const qb_codes 
 /* DequantizeLinear and QuantizeLinear of constants. */
 QB_MUST_CHECK qb_status qb_import_dequantize(qb_import *in);
 QB_MUST_CHECK qb_status qb_import_quantize(qb_import *in);
+
+/* The real values and codes of the integer constant in `slot`, whose scale and zero point are in the next two; several
+ * scales lie along `axis`. The constant is not registered: pass it to qb_import_value. */
+QB_MUST_CHECK qb_status qb_import_dequantized(qb_import *in, size_t slot, int32_t axis, qb_constant *result);
+
+/* The same for an int32 bias, whose scale is the product of the input's and the weight's. */
+QB_MUST_CHECK qb_status qb_import_dequantized_bias(qb_import *in, size_t slot, size_t x_scale_slot,
+                                                   size_t weight_scale_slot, qb_constant *result);
 
 /* Range of an integer type as floats; false for int32 and wider and for types that are not integers. */
 bool qb_dtype_range(qb_dtype dtype, float *lo, float *hi);

@@ -227,12 +227,16 @@ static qb_status grid_axis(qb_import *in, grid *g) {
   return QB_OK;
 }
 
-static qb_status read_grid(qb_import *in, grid *g) {
+/* `slot`: that of the tensor; scale and zero point follow it. */
+static qb_status read_constants(qb_import *in, size_t slot, grid *g) {
   *g = (grid){.axis = QB_NONE};
-  QB_TRY(qb_import_need_constant(in, 0, "the tensor", &g->x));
-  QB_TRY(qb_import_need_constant(in, 1, "the scale", &g->scale));
-  QB_TRY(qb_import_constant(in, 2, &g->zero));
+  QB_TRY(qb_import_need_constant(in, slot, "the tensor", &g->x));
+  QB_TRY(qb_import_need_constant(in, slot + 1, "the scale", &g->scale));
   /* decoding may have moved no table: constants are only appended when outputs are bound */
+  return qb_import_constant(in, slot + 2, &g->zero);
+}
+
+static qb_status check_scales(qb_import *in, const grid *g) {
   if (g->scale->view.dtype != QB_DTYPE_F32)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its scale has type %s; only float32 is supported",
                           qb_dtype_name(g->scale->view.dtype));
@@ -240,11 +244,21 @@ static qb_status read_grid(qb_import *in, grid *g) {
     if (!(qb_view_f32(&g->scale->view)[i] > 0) || !isfinite(qb_view_f32(&g->scale->view)[i]))
       return qb_import_fail(in, QB_ERROR_NUMERIC, "scale %zu is %g; scales must be positive and finite", i,
                             (double)qb_view_f32(&g->scale->view)[i]);
-  QB_TRY(grid_axis(in, g));
+  return QB_OK;
+}
+
+static qb_status check_zero_points(qb_import *in, const grid *g) {
   if (g->zero != NULL && (!qb_dtype_is_integer(g->zero->view.dtype) ||
                           qb_view_elements(&g->zero->view) != qb_view_elements(&g->scale->view)))
     return qb_import_fail(in, QB_ERROR_FORMAT, "the zero point does not fit the scale, or is not an integer");
   return QB_OK;
+}
+
+static qb_status read_grid(qb_import *in, grid *g) {
+  QB_TRY(read_constants(in, 0, g));
+  QB_TRY(check_scales(in, g));
+  QB_TRY(grid_axis(in, g));
+  return check_zero_points(in, g);
 }
 
 static int64_t zero_point(const grid *g, size_t index) {
@@ -298,26 +312,86 @@ static qb_status make_codes(qb_import *in, const grid *g, const qb_codes **resul
   return QB_OK;
 }
 
-qb_status qb_import_dequantize(qb_import *in) {
-  grid g;
-  const qb_codes *codes = NULL;
-  QB_TRY(read_grid(in, &g));
+/* The real values of the codes of `g`, as DequantizeLinear computes them. */
+static qb_status dequantize_grid(qb_import *in, const grid *g, qb_constant *result) {
   float lo, hi;
-  if (!qb_dtype_range(g.x->view.dtype, &lo, &hi) && g.x->view.dtype != QB_DTYPE_I32)
+  if (!qb_dtype_range(g->x->view.dtype, &lo, &hi) && g->x->view.dtype != QB_DTYPE_I32)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "dequantizing type %s is not supported",
-                          qb_dtype_name(g.x->view.dtype));
-  size_t count = qb_view_elements(&g.x->view);
+                          qb_dtype_name(g->x->view.dtype));
+  size_t count = qb_view_elements(&g->x->view);
   float *floats = qb_import_alloc(in, count, sizeof *floats);
   if (floats == NULL)
     return QB_ERROR_MEMORY;
   for (size_t i = 0; i < count; i++) {
-    size_t c = grid_index(&g, i);
-    floats[i] = (float)(qb_view_integer(&g.x->view, i) - zero_point(&g, c)) * qb_view_f32(&g.scale->view)[c];
+    size_t c = grid_index(g, i);
+    floats[i] = (float)(qb_view_integer(&g->x->view, i) - zero_point(g, c)) * qb_view_f32(&g->scale->view)[c];
   }
-  if (g.block == 0)
-    QB_TRY(make_codes(in, &g, &codes));
-  const qb_view view = {.dtype = QB_DTYPE_F32, .shape = g.x->view.shape, .data = floats};
-  return qb_import_bind_constant(in, &view, codes, g.x->source);
+  *result = (qb_constant){.name = g->x->name, .source = g->x->source};
+  for (int form = 0; form < QB_FORM_COUNT; form++)
+    result->value[form] = QB_NONE;
+  result->view = (qb_view){.dtype = QB_DTYPE_F32, .shape = g->x->view.shape, .data = floats};
+  return g->block == 0 ? make_codes(in, g, &result->codes) : QB_OK;
+}
+
+qb_status qb_import_dequantize(qb_import *in) {
+  grid g;
+  qb_constant result;
+  QB_TRY(read_grid(in, &g));
+  QB_TRY(dequantize_grid(in, &g, &result));
+  return qb_import_bind_constant(in, &result.view, result.codes, result.source);
+}
+
+/* Sets the axis of a scale of one entry per index along `axis`; one entry in all needs none. */
+static qb_status fix_axis(qb_import *in, grid *g, int32_t axis) {
+  size_t scales = qb_view_elements(&g->scale->view);
+  const qb_shape *x = &g->x->view.shape;
+  if (scales == 1)
+    return QB_OK;
+  if (axis < 0 || axis >= x->rank || (size_t)x->dims[axis] != scales)
+    return qb_import_fail(in, QB_ERROR_SHAPE, "the scale of '%s' has %zu entries, neither one nor one per channel",
+                          g->x->name, scales);
+  g->axis = axis;
+  g->length = scales;
+  g->inner_count = 1;
+  for (int32_t i = axis + 1; i < x->rank; i++)
+    g->inner_count *= (size_t)x->dims[i];
+  return QB_OK;
+}
+
+qb_status qb_import_dequantized(qb_import *in, size_t slot, int32_t axis, qb_constant *result) {
+  grid g;
+  QB_TRY(read_constants(in, slot, &g));
+  QB_TRY(check_scales(in, &g));
+  QB_TRY(fix_axis(in, &g, axis));
+  if (g.zero != NULL && qb_view_elements(&g.zero->view) == 1 && qb_view_elements(&g.scale->view) > 1) {
+    if (!qb_dtype_is_integer(g.zero->view.dtype) || qb_view_integer(&g.zero->view, 0) != 0)
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "one zero point other than 0 for several scales");
+    g.zero = NULL;
+  }
+  QB_TRY(check_zero_points(in, &g));
+  return dequantize_grid(in, &g, result);
+}
+
+qb_status qb_import_dequantized_bias(qb_import *in, size_t slot, size_t x_scale_slot, size_t weight_scale_slot,
+                                     qb_constant *result) {
+  qb_constant *bias, *x_scale, *weight_scale;
+  QB_TRY(qb_import_need_constant(in, slot, "its bias", &bias));
+  QB_TRY(qb_import_need_constant(in, x_scale_slot, "the scale of its input", &x_scale));
+  QB_TRY(qb_import_need_constant(in, weight_scale_slot, "the scale of its weight", &weight_scale));
+  size_t count = qb_view_elements(&weight_scale->view);
+  if (bias->view.dtype != QB_DTYPE_I32 || x_scale->view.dtype != QB_DTYPE_F32 || qb_view_elements(&x_scale->view) != 1)
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its bias is not int32, or its input has several scales");
+  float *products = qb_import_alloc(in, count, sizeof *products);
+  if (products == NULL)
+    return QB_ERROR_MEMORY;
+  for (size_t i = 0; i < count; i++)
+    products[i] = qb_view_f32(&x_scale->view)[0] * qb_view_f32(&weight_scale->view)[i];
+  qb_constant scale = {.name = weight_scale->name,
+                       .view = {.dtype = QB_DTYPE_F32, .shape = QB_SHAPE((int64_t)count), .data = products}};
+  grid g = {.x = bias, .scale = &scale, .axis = QB_NONE};
+  QB_TRY(check_scales(in, &g)); /* a product may have underflowed */
+  QB_TRY(fix_axis(in, &g, bias->view.shape.rank - 1));
+  return dequantize_grid(in, &g, result);
 }
 
 /* round-half-even(x / scale) + zero point, saturated; in float32 as the operator is defined. */

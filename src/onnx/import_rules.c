@@ -388,6 +388,15 @@ static qb_status rule_min_max(qb_import *in) {
 /* -------------------------------------------------------------------------------------------------- other functions */
 
 static qb_status rule_plain(qb_import *in) {
+  qb_value_id x;
+  QB_TRY(qb_import_activation(in, 0, &x));
+  const qb_node *codes = qb_import_code_source(in, x);
+  if (codes != NULL && strcmp(in->node->op_type, "Relu") == 0 && qb_import_zero_is_zero(in, codes))
+    return qb_import_emit_on_codes(in, codes, QB_OP_RELU, x, NULL, NULL);
+  if (codes != NULL)
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "its input holds integer codes, on which only MaxPool, Relu around the zero point 0, and "
+                          "operators that move elements are supported");
   return qb_import_emit_unary(in, qb_op_find(in->node->op_type, strlen(in->node->op_type)), NULL, NULL);
 }
 
@@ -437,22 +446,30 @@ static qb_status pooled_shape(qb_import *in, const qb_shape *x, const qb_window 
   return QB_OK;
 }
 
-static qb_status rule_pool(qb_import *in) {
-  qb_value_id x;
-  qb_shape output;
-  qb_attributes attributes = {.pool.count_include_pad = qb_import_int(in, "count_include_pad", 0) != 0};
-  QB_TRY(qb_import_activation(in, 0, &x));
-  QB_TRY(qb_import_window(in, qb_import_shape(in, x), NULL, &attributes.pool.window));
-  const qb_window *window = &attributes.pool.window;
+qb_status qb_import_pool(qb_import *in, qb_value_id x, qb_attributes *attributes, qb_shape *output, bool *ceil_mode) {
+  *attributes = (qb_attributes){.pool.count_include_pad = qb_import_int(in, "count_include_pad", 0) != 0};
+  qb_window *window = &attributes->pool.window;
+  QB_TRY(qb_import_window(in, qb_import_shape(in, x), NULL, window));
   if ((window->dilation[0] != 1 || window->dilation[1] != 1) && qb_import_attribute(in, "auto_pad") != NULL &&
       !qb_import_string_is(in, "auto_pad", "NOTSET", ""))
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                           "'auto_pad' with dilations, which runtimes treat differently; export "
                           "it with explicit pads");
-  bool ceil_mode = qb_import_int(in, "ceil_mode", 0) != 0;
-  if (ceil_mode)
-    QB_TRY(pooled_shape(in, qb_import_shape(in, x), &attributes.pool.window, &output));
+  *ceil_mode = qb_import_int(in, "ceil_mode", 0) != 0;
+  return *ceil_mode ? pooled_shape(in, qb_import_shape(in, x), window, output) : QB_OK;
+}
+
+static qb_status rule_pool(qb_import *in) {
+  qb_value_id x;
+  qb_shape output;
+  qb_attributes attributes;
+  bool ceil_mode;
+  QB_TRY(qb_import_activation(in, 0, &x));
+  QB_TRY(qb_import_pool(in, x, &attributes, &output, &ceil_mode));
   qb_op op = qb_op_find(in->node->op_type, strlen(in->node->op_type));
+  const qb_node *codes = op == QB_OP_MAX_POOL ? qb_import_code_source(in, x) : NULL;
+  if (codes != NULL)
+    return qb_import_emit_on_codes(in, codes, op, x, &attributes, ceil_mode ? &output : NULL);
   return qb_import_emit_last(in, op, &x, 1, &attributes, ceil_mode ? &output : NULL);
 }
 
@@ -528,11 +545,13 @@ static qb_status rule_quantize(qb_import *in) {
 
 /* ------------------------------------------------------------------------------------------------------------ table */
 
-static const struct {
+typedef struct import_rule {
   const char *op, *attributes; /* attributes, separated and enclosed by blanks */
   int64_t since;               /* first opset that has the operator */
   qb_status (*rule)(qb_import *in);
-} rules[] = {
+} import_rule;
+
+static const import_rule rules[] = {
     {"Add", " ", 7, rule_binary},
     {"AveragePool", " auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides ", 1, rule_pool},
     {"BatchNormalization", " epsilon momentum spatial training_mode ", 1, rule_batch_norm},
@@ -571,6 +590,23 @@ static const struct {
     {"Tanh", " ", 6, rule_plain},
     {"Transpose", " perm ", 1, qb_rule_transpose},
     {"Unsqueeze", " axes ", 1, qb_rule_unsqueeze},
+    {"QLinearConv", " auto_pad dilations group kernel_shape pads strides ", 10, qb_rule_qlinear_conv},
+    {"QLinearMatMul", " ", 10, qb_rule_qlinear_matmul},
+};
+
+/* Those of the operator domain com.microsoft. */
+static const import_rule contrib_rules[] = {
+    {"DequantizeLinear", " axis ", 1, rule_quantize},
+    {"QGemm", " alpha transA transB ", 1, qb_rule_qgemm},
+    {"QLinearAdd", " ", 1, qb_rule_qlinear_binary},
+    {"QLinearAveragePool", " auto_pad ceil_mode channels_last count_include_pad dilations kernel_shape pads strides ",
+     1, qb_rule_qlinear_pool},
+    {"QLinearConcat", " axis ", 1, qb_rule_qlinear_concat},
+    {"QLinearGlobalAveragePool", " channels_last ", 1, qb_rule_qlinear_pool},
+    {"QLinearLeakyRelu", " alpha ", 1, qb_rule_qlinear_function},
+    {"QLinearMul", " ", 1, qb_rule_qlinear_binary},
+    {"QLinearSigmoid", " ", 1, qb_rule_qlinear_function},
+    {"QuantizeLinear", " axis ", 1, rule_quantize},
 };
 
 static bool lists_word(const char *list, const char *word) {
@@ -591,32 +627,56 @@ static qb_status check_attributes(qb_import *in, const char *known) {
   return QB_OK;
 }
 
-static size_t find_rule(const qb_import *in) {
-  size_t count = sizeof rules / sizeof *rules, i = 0;
-  while (i < count && (in->node->op_type == NULL || strcmp(rules[i].op, in->node->op_type) != 0))
-    i++;
-  return i;
+bool qb_import_is_contrib(const qb_import *in) {
+  return in->node->domain != NULL && strcmp(in->node->domain, "com.microsoft") == 0;
+}
+
+static const import_rule *find_rule(const qb_import *in) {
+  bool contrib = qb_import_is_contrib(in);
+  const import_rule *table = contrib ? contrib_rules : rules;
+  size_t count = contrib ? sizeof contrib_rules / sizeof *contrib_rules : sizeof rules / sizeof *rules;
+  for (size_t i = 0; in->node->op_type != NULL && i < count; i++)
+    if (strcmp(table[i].op, in->node->op_type) == 0)
+      return &table[i];
+  return NULL;
+}
+
+/* Operators that quantize each input by its own range, or hand on their sums as integers. */
+static bool is_dynamic(const char *op) {
+  static const char *const names[] = {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul",
+                                      "MatMulIntegerToFloat"};
+  for (size_t i = 0; op != NULL && i < sizeof names / sizeof *names; i++)
+    if (strcmp(op, names[i]) == 0)
+      return true;
+  return false;
 }
 
 static qb_status unknown_operator(qb_import *in) {
+  if (is_dynamic(in->node->op_type))
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "dynamic quantization, whose scales change with every input, is not supported; quantize the "
+                          "model statically (with calibration)");
+  if (qb_import_is_contrib(in))
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
+                          "it belongs to the operator domain 'com.microsoft', of which only QGemm, the QLinear "
+                          "operators, QuantizeLinear and DequantizeLinear are supported: export without fusion or "
+                          "custom operators");
   return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                         "this operator is not supported; see the list of operators in the manual, or rewrite the model "
                         "with supported ones");
 }
 
 qb_status qb_import_check_known(qb_import *in) {
-  size_t i = find_rule(in);
-  bool folds = in->node->op_type != NULL && qb_import_can_fold(in->node->op_type);
-  return i < sizeof rules / sizeof *rules || folds ? QB_OK : unknown_operator(in);
+  bool folds = in->node->op_type != NULL && !qb_import_is_contrib(in) && qb_import_can_fold(in->node->op_type);
+  return find_rule(in) != NULL || folds ? QB_OK : unknown_operator(in);
 }
 
 qb_status qb_import_rule(qb_import *in) {
-  size_t i = find_rule(in);
-  if (i == sizeof rules / sizeof *rules)
+  const import_rule *rule = find_rule(in);
+  if (rule == NULL)
     return unknown_operator(in);
-  if (in->opset < rules[i].since)
-    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "this operator exists from opset %lld on",
-                          (long long)rules[i].since);
-  QB_TRY(check_attributes(in, rules[i].attributes));
-  return rules[i].rule(in);
+  if (in->opset < rule->since)
+    return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "this operator exists from opset %lld on", (long long)rule->since);
+  QB_TRY(check_attributes(in, rule->attributes));
+  return rule->rule(in);
 }
