@@ -1,4 +1,5 @@
 /* qbound quantize MODEL -o OUT.onnx: writes a quantized network that any ONNX runtime loads. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,7 @@ typedef struct quantize_arguments {
   int rule_count;
   qb_quantize_settings settings;
   qb_save_settings save;
+  qb_data data;
 } quantize_arguments;
 
 enum {
@@ -27,7 +29,13 @@ enum {
   KEY_GRID,
   KEY_COMPAT,
   KEY_PLAN,
-  KEY_TENSOR
+  KEY_TENSOR,
+  KEY_ACTIVATIONS,
+  KEY_RANGE,
+  KEY_PERCENTILE,
+  KEY_CALIBRATE,
+  KEY_PREPROCESS,
+  KEY_SAMPLES
 };
 
 static const struct argp_option quantize_options[] = {
@@ -42,6 +50,16 @@ static const struct argp_option quantize_options[] = {
     {"plan", KEY_PLAN, "FILE", 0, "Bits per layer: one `LAYER BITS` a line, `# LAYER` keeps it float", 0},
     {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable",
      0},
+    {"activations", KEY_ACTIVATIONS, "8|16", 0,
+     "Activations become integers too, over ranges from --calibrate samples (default: they stay float)", 0},
+    {"activation-range", KEY_RANGE, "minmax|percentile|mse", 0,
+     "Range of an activation: all numbers seen (default), all but a share on each side, or least mean square change",
+     0},
+    {"activation-percentile", KEY_PERCENTILE, "P", 0,
+     "Percentage up to each limit with --activation-range percentile (default 99.99)", 0},
+    {"calibrate", KEY_CALIBRATE, "DATA", 0, "Samples to calibrate on: what `qbound measure --data` takes", 0},
+    {"preprocess", KEY_PREPROCESS, "HOW", 0, "How samples become inputs (default raw)", 0},
+    {"samples", KEY_SAMPLES, "N", 0, "Calibrate on the first N samples (default: all)", 0},
     {"compat", KEY_COMPAT, NULL, 0, "For old runtimes: opset 13 at most, int8 storage, 2 to 8 bits", 0},
     {0},
 };
@@ -60,6 +78,42 @@ static qb_granularity parse_granularity(struct argp_state *state, const char *te
 static qb_grid_choice parse_grid(struct argp_state *state, const char *text) {
   static const char *const names[] = {"minmax", "mse", NULL};
   return cli_parse_choice(state, "--grid", text, names) == 0 ? QB_GRID_MINMAX : QB_GRID_MSE;
+}
+
+static qb_range_rule parse_range(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"minmax", "percentile", "mse", NULL};
+  static const qb_range_rule rules[] = {QB_RANGE_MINMAX, QB_RANGE_PERCENTILE, QB_RANGE_MSE};
+  return rules[cli_parse_choice(state, "--activation-range", text, names)];
+}
+
+static int parse_activations(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"8", "16", NULL};
+  return cli_parse_choice(state, "--activations", text, names) == 0 ? 8 : 16;
+}
+
+/* Options that need others. */
+static void check_calibration(struct argp_state *state, const quantize_arguments *arguments) {
+  bool data = arguments->data.path != NULL;
+  if (arguments->settings.activation_bits != 0 && !data)
+    argp_error(state, "--activations needs samples: --calibrate DATA");
+  if (arguments->settings.activation_bits == 16 && arguments->save.compat)
+    argp_error(state, "--activations 16 needs opset 21, which --compat does not write");
+}
+
+static error_t parse_calibration(int key, char *text, struct argp_state *state) {
+  quantize_arguments *arguments = state->input;
+  qb_quantize_settings *settings = &arguments->settings;
+  switch (key) {
+  case KEY_ACTIVATIONS: settings->activation_bits = parse_activations(state, text); return 0;
+  case KEY_RANGE: settings->activation_range = parse_range(state, text); return 0;
+  case KEY_PERCENTILE:
+    settings->activation_percentile = cli_parse_number(state, "--activation-percentile", text) / 100;
+    return 0;
+  case KEY_CALIBRATE: arguments->data.path = text; return 0;
+  case KEY_PREPROCESS: arguments->data.preprocess = text; return 0;
+  case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
 }
 
 static void add_rule(struct argp_state *state, quantize_arguments *arguments, const char *text) {
@@ -91,8 +145,9 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case ARGP_KEY_END:
     if (arguments->model == NULL || arguments->output == NULL)
       argp_error(state, "%s", arguments->model == NULL ? "which MODEL?" : "where to? Say -o OUT.onnx");
+    check_calibration(state, arguments);
     return 0;
-  default: return ARGP_ERR_UNKNOWN;
+  default: return parse_calibration(key, text, state);
   }
 }
 
@@ -136,6 +191,10 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
     after += stored;
   }
   cli_table_end(&table);
+  if (info->activation_count > 0)
+    printf("\n%d activations of %d bits, ranges (%s) from %lld samples\n", info->activation_count,
+           arguments->settings.activation_bits, qb_range_rule_name(arguments->settings.activation_range),
+           (long long)info->calibration_samples);
   char texts[3][CLI_TEXT];
   printf("\n%s: opset %lld, %s; weights %s before, %s after; largest change of a weight %.4g\n", arguments->output,
          (long long)save->opset, cli_bytes(save->size_bytes, texts[0]), cli_bytes(before, texts[1]),
@@ -175,8 +234,10 @@ int cmd_quantize(int argc, char **argv) {
   quantize_arguments arguments = {0};
   qb_quantize_settings_default(&arguments.settings);
   qb_save_settings_default(&arguments.save);
+  qb_data_default(&arguments.data);
   argp_parse(&quantize_argp, argc, argv, 0, NULL, &arguments);
   arguments.settings.seed = arguments.options.seed;
+  arguments.settings.calibration_data = arguments.data.path != NULL ? &arguments.data : NULL;
   arguments.settings.threads = arguments.save.threads = arguments.options.threads;
 
   qb_error error;

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "api/calibration_source.h"
+#include "api/open_data.h"
 #include "api/model.h"
 #include "api/self_check.h"
 #include "base/alloc.h"
@@ -19,6 +21,7 @@
 #include "base/hash.h"
 #include "data/dataset.h"
 #include "graph/pass_fold_bn.h"
+#include "quant/activations.h"
 #include "quant/quant.h"
 #include "report/report_json.h"
 #include "run/measure.h"
@@ -64,8 +67,14 @@ static qb_status quantize(const qb_model *model, const qb_quantize_settings *set
   quantized->settings = *settings;
   quantized->settings.plan = NULL;
   quantized->settings.plan_count = 0;
+  quantized->settings.calibration_data = NULL;
+  int32_t activations;
   QB_TRY(qb_graph_clone(&model->graph, &quantized->graph, error));
   QB_TRY(qb_quantize_weights(&quantized->graph, settings, progress, info, error));
+  QB_TRY(qb_quantize_activations(&quantized->graph, settings, progress, &activations, error));
+  QB_TRY(qb_calibration_record(&settings->calibration, model, &quantized->calibration, error));
+  info->activation_count = activations;
+  info->calibration_samples = quantized->calibration.count;
   QB_TRY(qb_model_list_layers(quantized, error));
   describe_storage(quantized, info);
   return QB_OK;
@@ -77,9 +86,14 @@ qb_status qb_quantize(const qb_model *model, const qb_quantize_settings *setting
   if (model->source != NULL)
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: is quantized already; quantize the original", model->path);
   qb_quantize_info own = {0};
+  qb_calibration_source source = {0};
+  qb_quantize_settings how = *settings;
   QB_TRY(qb_model_create(model->path, quantized, error));
   int threads = qb_threads_begin(settings->threads);
-  qb_status status = quantize(model, settings, progress, *quantized, &own, error);
+  qb_status status = qb_calibration_open(model, &how, &source, error);
+  if (status == QB_OK)
+    status = quantize(model, &how, progress, *quantized, &own, error);
+  qb_calibration_close(&source);
   qb_threads_end(threads);
   if (status == QB_OK && info != NULL) {
     *info = own;
@@ -126,10 +140,11 @@ static qb_status save(const qb_model *model, const char *path, const qb_save_set
   QB_TRY(qb_report_settings(&model->settings, &how, error));
   const qb_onnx_metadata_entry metadata[] = {{"qbound.version", qb_version()},
                                              {"qbound.settings", how},
-                                             {"qbound.source_sha256", qb_hash_print(&hash, source)}};
+                                             {"qbound.source_sha256", qb_hash_print(&hash, source)},
+                                             {"qbound.calibration", model->calibration.text}};
   qb_onnx_write_settings write = {.compat = settings->compat,
                                   .metadata = metadata,
-                                  .metadata_count = sizeof metadata / sizeof *metadata};
+                                  .metadata_count = model->calibration.count > 0 ? 4 : 3};
   qb_output_file file = {0};
   qb_status status = qb_output_open(&file, path, error);
   if (status == QB_OK)
@@ -166,34 +181,11 @@ void qb_data_default(qb_data *data) { *data = (qb_data){.preprocess = "raw"}; }
 
 void qb_measure_settings_default(qb_measure_settings *settings) { *settings = (qb_measure_settings){.batch = 16}; }
 
-static qb_status open_data(const qb_data *data, qb_dataset **dataset, qb_error *error) {
-  if (data->path == NULL || data->preprocess == NULL)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "measuring needs data: a path and a preprocessing");
-  qb_dataset_settings settings = {.labels = data->labels, .samples = data->samples, .skip = data->skip};
-  QB_TRY(qb_preprocess_parse(data->preprocess, &settings.preprocess, error));
-  return qb_dataset_open(data->path, &settings, dataset, error);
-}
-
 static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
   return qb_dataset_read(dataset, index, sample, error);
 }
 
 static int32_t read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }
-
-/* A sample has as many elements as the network's input; their shapes may differ, (784) and (1, 28, 28). */
-static qb_status check_fit(const qb_model *model, const qb_dataset *dataset, qb_error *error) {
-  char wanted[QB_SHAPE_TEXT], given[QB_SHAPE_TEXT];
-  const qb_graph *graph = &model->graph;
-  if (graph->input_count != 1)
-    return qb_fail(error, QB_ERROR_SHAPE, "%s: has %d inputs; measuring needs a network with one", model->path,
-                   graph->input_count);
-  qb_shape sample = qb_dataset_shape(dataset);
-  const qb_shape *input = &graph->values[graph->inputs[0]].shape;
-  if (qb_shape_elements(input) == qb_shape_elements(&sample))
-    return QB_OK;
-  return qb_fail(error, QB_ERROR_SHAPE, "%s: its input is %s but a sample is %s; choose another preprocessing",
-                 model->path, qb_shape_print(input, wanted), qb_shape_print(&sample, given));
-}
 
 static void copy_measured(const qb_run_measure_info *info, qb_measurement *measurement) {
   measurement->images = info->count;
@@ -218,9 +210,9 @@ static void copy_measured(const qb_run_measure_info *info, qb_measurement *measu
 static qb_status run_samples(const qb_model *model, const qb_model *other, const qb_data *data,
                              const qb_dataset *dataset, const qb_measure_settings *settings,
                              const qb_progress *progress, qb_measurement *measurement, qb_error *error) {
-  QB_TRY(check_fit(model, dataset, error));
+  QB_TRY(qb_data_check_fit(dataset, model, "measuring", error));
   if (other != NULL)
-    QB_TRY(check_fit(other, dataset, error));
+    QB_TRY(qb_data_check_fit(dataset, other, "measuring", error));
   const qb_run_samples samples = {dataset, qb_dataset_count(dataset), read_sample, read_label};
   qb_run_measure_settings how;
   qb_run_measure_info info = {0};
@@ -266,7 +258,7 @@ qb_status qb_measure(const qb_model *model, const qb_model *other, const qb_data
                      qb_error *error) {
   *measurement = (qb_measurement){0};
   qb_dataset *dataset = NULL;
-  QB_TRY(open_data(data, &dataset, error));
+  QB_TRY(qb_data_open(data, "measuring", &dataset, error));
   qb_status status = run_samples(model, other, data, dataset, settings, progress, measurement, error);
   qb_dataset_free(dataset);
   return status == QB_OK ? name_networks(model, other, measurement, error) : status;

@@ -250,6 +250,15 @@ typedef struct qb_calibration {
   size_t memory_bytes; /* for kept activations, default 1 GiB; less costs time, not accuracy */
 } qb_calibration;
 
+/* How the range of an activation follows from what calibration samples show. The range always holds 0. */
+typedef enum qb_range_rule {
+  QB_RANGE_MINMAX,     /* every number seen fits */
+  QB_RANGE_PERCENTILE, /* all but a share of the numbers on each side, see activation_percentile */
+  QB_RANGE_MSE         /* the clip that minimises the expected mean square change */
+} qb_range_rule;
+
+struct qb_data; /* below, at measuring */
+
 /* Bits of one layer, chosen by the user or by an allocation. */
 typedef struct qb_layer_bits {
   const char *node; /* the layer's node name */
@@ -268,7 +277,16 @@ typedef struct qb_quantize_settings {
   int plan_count;
   int threads; /* 0 (default): all cores */
   qb_calibration calibration;
-  qb_solver solver;      /* of QB_SCHEME_ADAROUND, default QB_SOLVER_DESCENT */
+  const struct qb_data *calibration_data; /* samples from files, where calibration.count is 0; default NULL. Its own
+                                           * number of samples counts, labels are not used */
+  int activation_bits;            /* 8 or 16: QuantizeLinear and DequantizeLinear on activations, asymmetric unsigned
+                                   * codes over ranges from the calibration samples; default 0: activations stay float.
+                                   * Not with affine weights, 16 not with weights of more than 8 bits: ONNX Runtime
+                                   * computes those wrongly */
+  qb_range_rule activation_range; /* default QB_RANGE_MINMAX */
+  double activation_percentile;   /* of QB_RANGE_PERCENTILE: the share of the numbers up to each limit, above 0.5 and
+                                   * at most 1; default 0.9999 */
+  qb_solver solver;               /* of QB_SCHEME_ADAROUND, default QB_SOLVER_DESCENT */
   bool bias_correction;  /* biases take the mean error of the layer's output away; needs calibration; default false */
   double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean; default 0.01 */
   bool activation_order; /* QB_SCHEME_GPTQ fixes columns with large inputs first; default true */
@@ -311,6 +329,8 @@ typedef struct qb_quantize_info {
    * the same grids, and with what was kept. Where nearest was better it was kept, and kept_nearest says so. */
   double error_nearest, error;
   bool kept_nearest;
+  int activation_count;        /* values that got a quantizer; 0 when activations stay float */
+  int64_t calibration_samples; /* of the caller that were used, repetitions not counted; 0 without calibration */
 } qb_quantize_info;
 
 QB_API void qb_quantize_settings_default(qb_quantize_settings *settings);
@@ -324,12 +344,14 @@ QB_API int64_t qb_quantize_layer_bytes(const qb_quantize_layer *layer, bool comp
 QB_API const char *qb_scheme_name(qb_scheme scheme);
 QB_API const char *qb_granularity_name(qb_granularity granularity);
 QB_API const char *qb_grid_choice_name(qb_grid_choice grid);
+QB_API const char *qb_range_rule_name(qb_range_rule rule);
 QB_API const char *qb_solver_name(qb_solver solver);
 QB_API const char *qb_layer_method_name(qb_layer_method method);
 
-/* Quantizes every layer with weights. The result borrows from `model`, which must outlive it. `progress` and `info`
- * may be NULL; release `info` with qb_quantize_info_free, its strings live as long as `*quantized`.
- * QB_ERROR_ARGUMENT for settings out of range, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED. */
+/* Quantizes every layer with weights, then the activations where asked. The result borrows from `model`, which must
+ * outlive it. `progress` and `info` may be NULL; release `info` with qb_quantize_info_free, its strings live as long as
+ * `*quantized`. QB_ERROR_ARGUMENT for settings out of range, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED; with calibration
+ * also QB_ERROR_IO, QB_ERROR_FORMAT, QB_ERROR_SHAPE, QB_ERROR_NUMERIC (data), QB_ERROR_ENGINE. */
 QB_API QB_MUST_CHECK qb_status qb_quantize(const qb_model *model, const qb_quantize_settings *settings,
                                            const qb_progress *progress, qb_model **quantized, qb_quantize_info *info,
                                            qb_error *error);

@@ -23,6 +23,13 @@ const char *qb_grid_choice_name(qb_grid_choice grid) {
                                   : "unknown";
 }
 
+const char *qb_range_rule_name(qb_range_rule rule) {
+  return rule == QB_RANGE_MINMAX       ? "minmax"
+         : rule == QB_RANGE_PERCENTILE ? "percentile"
+         : rule == QB_RANGE_MSE        ? "mse"
+                                       : "unknown";
+}
+
 const char *qb_solver_name(qb_solver solver) {
   return solver == QB_SOLVER_DESCENT ? "descent" : solver == QB_SOLVER_GRADIENT ? "gradient" : "unknown";
 }

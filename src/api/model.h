@@ -3,6 +3,7 @@
 #ifndef QB_API_MODEL_H
 #define QB_API_MODEL_H
 
+#include "api/calibration_source.h"
 #include "graph/graph.h"
 #include "onnx/onnx.h"
 
@@ -14,7 +15,8 @@ struct qb_model {
   qb_graph graph;         /* BatchNorm folded, and quantized weights when it was quantized */
   qb_node_id *layers;     /* (layer_count) the nodes of `graph` with constant weights, in order */
   int layer_count;
-  qb_quantize_settings settings; /* when quantized; without its plan, whose names belong to the caller */
+  qb_calibration_trace calibration; /* when quantized: the samples that were used */
+  qb_quantize_settings settings;    /* when quantized; without its plan, whose names belong to the caller */
 };
 
 /* A cleared model with a copy of `path`. */

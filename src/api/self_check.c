@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "graph/pair.h"
+#include "graph/quantizer.h"
 #include "run/run.h"
 
 enum { CHECK_SEED = 20, CHECK_SAMPLES = 2 };
@@ -111,6 +112,8 @@ static qb_status check_float_path(const qb_model *source, const qb_model *writte
     status = qb_graph_clone(&written->graph, &restored, error);
   if (status == QB_OK)
     status = restore_weights(&pair, &restored, error);
+  if (status == QB_OK && !qb_graph_has_quantizers(&source->graph))
+    status = qb_graph_bypass_quantizers(&restored, error);
   if (status == QB_OK)
     status = compare_graphs(&source->read, &restored, threads, shown, &difference, &largest, error);
   *relative = largest > 0 ? difference / largest : difference;

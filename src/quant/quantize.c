@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "quant/activations.h"
 #include "quant/bias_correction.h"
 #include "quant/calibrate.h"
 #include "quant/layer.h"
@@ -18,6 +19,7 @@ void qb_quantize_settings_default(qb_quantize_settings *settings) {
                                      .granularity = QB_PER_CHANNEL,
                                      .grid = QB_GRID_MINMAX,
                                      .calibration = {.positions = 32, .memory_bytes = (size_t)1 << 30},
+                                     .activation_percentile = 0.9999,
                                      .damping = 0.01,
                                      .activation_order = true};
 }
@@ -89,6 +91,7 @@ qb_status qb_quantize_settings_check(const qb_quantize_settings *settings, qb_er
   if (settings->grid != QB_GRID_MINMAX && settings->grid != QB_GRID_MSE && settings->grid != QB_GRID_OUTPUT)
     return qb_fail(error, QB_ERROR_ARGUMENT, "grid number %d is unknown", (int)settings->grid);
   QB_TRY(check_calibration(settings, error));
+  QB_TRY(qb_activation_settings_check(settings, error));
   return check_plan(settings, error);
 }
 
@@ -369,6 +372,7 @@ static qb_status guard_network(quantize_work *work, qb_error *error) {
   const qb_graph *original = qb_calibrator_original(work->calibrator);
   qb_quantize_settings plain = *work->settings;
   plain.calibration.count = 0;
+  plain.activation_bits = 0;
   plain.bias_correction = false;
   plain.scheme = plain.scheme == QB_SCHEME_ROUND ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
   plain.grid = plain.grid == QB_GRID_MINMAX ? QB_GRID_MINMAX : QB_GRID_MSE;
@@ -388,11 +392,18 @@ static qb_status guard_network(quantize_work *work, qb_error *error) {
   return work->info->kept_nearest ? fall_back(work, original, error) : QB_OK;
 }
 
+/* Samples given for activations alone leave the weights as they are without samples. */
+static bool uses_calibration(const qb_quantize_settings *settings) {
+  bool asked = settings->scheme == QB_SCHEME_ADAROUND || settings->scheme == QB_SCHEME_GPTQ ||
+               settings->grid == QB_GRID_OUTPUT || settings->bias_correction;
+  return settings->calibration.count > 0 && (asked || settings->activation_bits == 0);
+}
+
 static qb_status quantize_all(quantize_work *work, qb_error *error) {
   QB_TRY(list_layers(work, error));
   QB_TRY(apply_plan(work, error));
   QB_TRY(check_ties(work, error));
-  if (work->settings->calibration.count == 0)
+  if (!uses_calibration(work->settings))
     return quantize_layers(work, error);
   QB_TRY(qb_calibrator_create(work->graph, work->settings, &work->calibrator, error));
   QB_TRY(quantize_layers(work, error));

@@ -85,7 +85,14 @@ static json_t *quantize_settings(const qb_quantize_settings *settings) {
   object = qb_json_put(object, "granularity", qb_json_text(qb_granularity_name(settings->granularity)));
   object = qb_json_put(object, "affine", json_boolean(settings->affine));
   object = qb_json_put(object, "grid", qb_json_text(qb_grid_choice_name(settings->grid)));
-  return qb_json_put(object, "seed", json_integer((json_int_t)settings->seed));
+  object = qb_json_put(object, "seed", json_integer((json_int_t)settings->seed));
+  if (settings->activation_bits == 0)
+    return object;
+  object = qb_json_put(object, "activation_bits", json_integer(settings->activation_bits));
+  object = qb_json_put(object, "activation_range", qb_json_text(qb_range_rule_name(settings->activation_range)));
+  return settings->activation_range == QB_RANGE_PERCENTILE
+             ? qb_json_put(object, "activation_percentile", qb_json_real(settings->activation_percentile))
+             : object;
 }
 
 static json_t *quantized_layer(const qb_quantize_layer *layer, bool compat) {

@@ -25,6 +25,21 @@ run quantize digits.onnx -o folder/no.onnx
 [ ! -e no.onnx ] || fail "a file was written"
 [ -z "$(find . -name '*.tmp')" ] || fail "a temporary file was left"
 
+run quantize digits.onnx -o a8.onnx --activations 8 --calibrate digits:20:3 --preprocess unit
+run quantize digits.onnx -o no.onnx --activations 8
+run quantize digits.onnx -o no.onnx --activations 4 --calibrate digits:20
+run quantize digits.onnx -o no.onnx --activations 16 --compat --calibrate digits:20
+run quantize digits.onnx -o no.onnx --activations 8 --affine --calibrate digits:20
+run quantize digits.onnx -o no.onnx --activations 16 --bits 12 --calibrate digits:20
+run quantize digits.onnx -o no.onnx --activations 8 --calibrate missing_folder
+[ ! -e no.onnx ] || fail "a file was written"
+"$QBOUND" quantize digits.onnx -o a16.onnx --activations 16 --activation-range percentile --activation-percentile 99.9 \
+  --calibrate digits:20:3 --preprocess unit --samples 10 --json >report.json
+"$tool" check "$root/docs/schema/quantize.json" <report.json || fail "the schema does not hold"
+"$QBOUND" quantize digits.onnx -o b16.onnx --activations 16 --activation-range percentile --activation-percentile 99.9 \
+  --calibrate digits:20:3 --preprocess unit --samples 10 --threads 1 >/dev/null
+cmp a16.onnx b16.onnx || fail "another number of threads, another file"
+
 run quantize digits.onnx -o json.onnx --bits 6 --json
 "$QBOUND" quantize digits.onnx -o a.onnx --bits 6 --json >report.json
 "$tool" check "$root/docs/schema/quantize.json" <report.json || fail "the schema does not hold"

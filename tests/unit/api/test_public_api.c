@@ -108,6 +108,50 @@ static void quantizing_fills_the_info(void **state) {
   qb_model_free(model);
 }
 
+/* 8 bits for weights and activations: calibrated on drawn digits, written, read back, measured on others. */
+static void activations_survive_the_file(void **state) {
+  (void)state;
+  static const char path[] = "/tmp/qbound_test_public_api_activations.onnx";
+  qb_error error = {0};
+  qb_model *model = load(demo_path), *quantized = NULL, *written = NULL;
+  qb_data data;
+  qb_data_default(&data);
+  data.path = "digits:40:3";
+  data.preprocess = "unit";
+  qb_quantize_settings settings;
+  qb_quantize_info info;
+  qb_save_info save;
+  qb_quantize_settings_default(&settings);
+  settings.activation_bits = 8;
+  settings.activation_range = QB_RANGE_MSE;
+  assert_int_equal(qb_quantize(model, &settings, NULL, &quantized, &info, &error), QB_ERROR_ARGUMENT);
+  settings.calibration_data = &data;
+  if (qb_quantize(model, &settings, NULL, &quantized, &info, &error) != QB_OK ||
+      qb_model_save(quantized, path, NULL, &save, &error) != QB_OK || qb_model_load(path, &written, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  assert_int_equal(info.calibration_samples, 40);
+  assert_true(info.activation_count > 10);
+  assert_true(save.output_difference == 0 && save.float_difference < 1e-5);
+  qb_measure_settings how;
+  qb_measure_settings_default(&how);
+  qb_measurement measurement;
+  data.path = "digits:200:9";
+  assert_int_equal(qb_measure(model, written, &data, &how, NULL, &measurement, &error), QB_OK);
+  assert_true(measurement.model.top1 > 0.95 && measurement.other.top1 >= measurement.model.top1 - 0.01);
+  assert_true(measurement.error_max > 0);
+  qb_measurement_free(&measurement);
+  data.path = "digits:40:3";
+  data.preprocess = "resize=14:scale=255";
+  qb_model *none = NULL;
+  assert_int_equal(qb_quantize(model, &settings, NULL, &none, NULL, &error), QB_ERROR_SHAPE);
+  assert_null(none);
+  qb_quantize_info_free(&info);
+  qb_model_free(written);
+  qb_model_free(quantized);
+  qb_model_free(model);
+  unlink(path);
+}
+
 static void only_quantized_models_are_saved(void **state) {
   (void)state;
   qb_error error = {0};
@@ -280,6 +324,33 @@ static qb_status save_work(void *context, qb_error *error) {
   return status;
 }
 
+static qb_status read_ones(const void *context, int64_t index, float *sample, qb_error *error) {
+  (void)error;
+  for (int i = 0; i < *(const int *)context; i++)
+    sample[i] = (float)(index + 1);
+  return QB_OK;
+}
+
+static qb_status activations_work(void *context, qb_error *error) {
+  qb_model *model = NULL, *quantized = NULL;
+  qb_quantize_settings settings;
+  const int inputs = 1; /* the rest of a sample stays as it is */
+  qb_quantize_settings_default(&settings);
+  settings.threads = 1;
+  settings.activation_bits = 8;
+  settings.calibration.read = read_ones;
+  settings.calibration.context = &inputs;
+  settings.calibration.count = 2;
+  qb_status status = qb_model_load(context, &model, error);
+  if (status == QB_OK)
+    status = qb_quantize(model, &settings, NULL, &quantized, NULL, error);
+  if (status == QB_OK)
+    status = qb_model_save(quantized, "/tmp/qbound_test_public_api.onnx", NULL, NULL, error);
+  qb_model_free(quantized);
+  qb_model_free(model);
+  return status;
+}
+
 static void every_allocation_may_fail(void **state) {
   (void)state;
   enum { LIMIT = 5000 };
@@ -288,6 +359,7 @@ static void every_allocation_may_fail(void **state) {
   fault_every_allocation(inspect_work, path, LIMIT);
   fault_every_allocation(bound_work, path, LIMIT);
   fault_every_allocation(save_work, path, LIMIT);
+  fault_every_allocation(activations_work, path, LIMIT);
   unlink("/tmp/qbound_test_public_api.onnx");
 }
 
@@ -298,7 +370,7 @@ int main(void) {
       cmocka_unit_test(only_quantized_models_are_saved),  cmocka_unit_test(sweeps_refuse_bad_settings_and_stop),
       cmocka_unit_test(best_is_the_smallest_graph_bound), cmocka_unit_test(measuring_needs_data_that_fits),
       cmocka_unit_test(measuring_counts_and_stops),       cmocka_unit_test(json_survives_odd_names_and_numbers),
-      cmocka_unit_test(every_allocation_may_fail),
+      cmocka_unit_test(activations_survive_the_file),     cmocka_unit_test(every_allocation_may_fail),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
