@@ -35,18 +35,29 @@ enum {
   KEY_PERCENTILE,
   KEY_CALIBRATE,
   KEY_PREPROCESS,
-  KEY_SAMPLES
+  KEY_SAMPLES,
+  KEY_SOLVER,
+  KEY_BIAS_CORRECTION
 };
 
 static const struct argp_option quantize_options[] = {
     {"output", 'o', "OUT.onnx", 0, "The file to write", 0},
     {"bits", KEY_BITS, "B", 0, "Bits of a weight, 2..16 (default 8)", 0},
     {"scheme", KEY_SCHEME, "NAME", 0,
-     "uniform: nearest code (default); round: power-of-two scale; stochastic: randomised, unbiased", 0},
+     "uniform: nearest code (default); round: power-of-two scale; stochastic: randomised, unbiased; adaround, gptq: "
+     "codes that keep the layers' outputs on --calibrate samples",
+     0},
     {"granularity", KEY_GRANULARITY, "tensor|channel", 0, "One scale per tensor or per output channel (default)", 0},
     {"symmetric", KEY_SYMMETRIC, NULL, 0, "Zero is code 0 (default)", 0},
     {"affine", KEY_AFFINE, NULL, 0, "A zero point per scale", 0},
-    {"grid", KEY_GRID, "minmax|mse", 0, "Range of the codes: all weights (default), or least mean square change", 0},
+    {"grid", KEY_GRID, "minmax|mse|output", 0,
+     "Range of the codes: all weights (default), least mean square change, or least change of the layer's output on "
+     "--calibrate samples",
+     0},
+    {"solver", KEY_SOLVER, "descent|gradient", 0,
+     "How adaround is solved: coordinate descent (default), or the published relaxation (slow)", 0},
+    {"bias-correction", KEY_BIAS_CORRECTION, NULL, 0,
+     "Biases take the mean error of the layers away, measured on --calibrate samples", 0},
     {"plan", KEY_PLAN, "FILE", 0, "Bits per layer: one `LAYER BITS` a line, `# LAYER` keeps it float", 0},
     {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable",
      0},
@@ -65,8 +76,9 @@ static const struct argp_option quantize_options[] = {
 };
 
 static qb_scheme parse_scheme(struct argp_state *state, const char *text) {
-  static const char *const names[] = {"round", "uniform", "stochastic", NULL};
-  static const qb_scheme schemes[] = {QB_SCHEME_ROUND, QB_SCHEME_UNIFORM, QB_SCHEME_STOCHASTIC};
+  static const char *const names[] = {"round", "uniform", "stochastic", "adaround", "gptq", NULL};
+  static const qb_scheme schemes[] = {QB_SCHEME_ROUND, QB_SCHEME_UNIFORM, QB_SCHEME_STOCHASTIC, QB_SCHEME_ADAROUND,
+                                      QB_SCHEME_GPTQ};
   return schemes[cli_parse_choice(state, "--scheme", text, names)];
 }
 
@@ -76,8 +88,14 @@ static qb_granularity parse_granularity(struct argp_state *state, const char *te
 }
 
 static qb_grid_choice parse_grid(struct argp_state *state, const char *text) {
-  static const char *const names[] = {"minmax", "mse", NULL};
-  return cli_parse_choice(state, "--grid", text, names) == 0 ? QB_GRID_MINMAX : QB_GRID_MSE;
+  static const char *const names[] = {"minmax", "mse", "output", NULL};
+  static const qb_grid_choice grids[] = {QB_GRID_MINMAX, QB_GRID_MSE, QB_GRID_OUTPUT};
+  return grids[cli_parse_choice(state, "--grid", text, names)];
+}
+
+static qb_solver parse_solver(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"descent", "gradient", NULL};
+  return cli_parse_choice(state, "--solver", text, names) == 0 ? QB_SOLVER_DESCENT : QB_SOLVER_GRADIENT;
 }
 
 static qb_range_rule parse_range(struct argp_state *state, const char *text) {
@@ -96,6 +114,12 @@ static void check_calibration(struct argp_state *state, const quantize_arguments
   bool data = arguments->data.path != NULL;
   if (arguments->settings.activation_bits != 0 && !data)
     argp_error(state, "--activations needs samples: --calibrate DATA");
+  const qb_quantize_settings *settings = &arguments->settings;
+  if (!data && (settings->scheme == QB_SCHEME_ADAROUND || settings->scheme == QB_SCHEME_GPTQ))
+    argp_error(state, "--scheme %s needs samples: --calibrate DATA", qb_scheme_name(settings->scheme));
+  if (!data && (settings->grid == QB_GRID_OUTPUT || settings->bias_correction))
+    argp_error(state, "%s needs samples: --calibrate DATA",
+               settings->bias_correction ? "--bias-correction" : "--grid output");
   if (arguments->settings.activation_bits == 16 && arguments->save.compat)
     argp_error(state, "--activations 16 needs opset 21, which --compat does not write");
 }
@@ -109,6 +133,8 @@ static error_t parse_calibration(int key, char *text, struct argp_state *state) 
   case KEY_PERCENTILE:
     settings->activation_percentile = cli_parse_number(state, "--activation-percentile", text) / 100;
     return 0;
+  case KEY_SOLVER: settings->solver = parse_solver(state, text); return 0;
+  case KEY_BIAS_CORRECTION: settings->bias_correction = true; return 0;
   case KEY_CALIBRATE: arguments->data.path = text; return 0;
   case KEY_PREPROCESS: arguments->data.preprocess = text; return 0;
   case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
@@ -157,7 +183,9 @@ static const struct argp quantize_argp = {
     .args_doc = "MODEL -o OUT.onnx",
     .doc = "Rounds the weights of every layer to integers and writes them packed into an ONNX file with "
            "DequantizeLinear nodes. The file is read back and checked before it appears under its name.\v"
-           "Example:\n  qbound quantize resnet18.onnx -o resnet18_w4.onnx --bits 4 --tensor 'fc=8'\n\n"
+           "Example:\n  qbound quantize resnet18.onnx -o resnet18_w4.onnx --bits 4 --tensor 'fc=8'\n"
+           "  qbound quantize net.onnx -o net_w4.onnx --bits 4 --scheme adaround --grid output --bias-correction \\\n"
+           "    --calibrate images/ --preprocess imagenet\n\n"
            "Biases stay float. delta is the largest change of a weight, computed from the written weights.",
     .children = cli_common,
 };
@@ -177,6 +205,25 @@ static void print_layer(cli_table *table, int number, const qb_quantize_layer *l
   cli_table_cell(table, "%s", cli_bytes(size_after_bytes, after));
 }
 
+/* What the calibration samples say: the whole network's error with nearest codes and with those that were kept. */
+static void print_calibration(const qb_quantize_info *info) {
+  int nearest = 0, unsupported = 0;
+  for (int i = 0; i < info->layer_count; i++) {
+    nearest += info->layers[i].method == QB_METHOD_NEAREST;
+    unsupported += info->layers[i].method == QB_METHOD_UNSUPPORTED;
+  }
+  if (isnan(info->error))
+    return;
+  printf("\nOn the calibration samples the mean square error of the output is %.3g, with nearest codes %.3g.\n",
+         info->error, info->error_nearest);
+  if (info->kept_nearest)
+    printf("Nearest codes were better for the whole network and were kept.\n");
+  else if (nearest > 0)
+    printf("%d layers kept nearest codes, which were better there.\n", nearest);
+  if (unsupported > 0)
+    printf("%d layers have nearest codes because the scheme has no rule for them.\n", unsupported);
+}
+
 static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info, const qb_save_info *save) {
   static const char *const header[] = {"#", "layer", "bits", "weights", "delta", "mean square", "before", "after"};
   cli_table table;
@@ -191,6 +238,7 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
     after += stored;
   }
   cli_table_end(&table);
+  print_calibration(info);
   if (info->activation_count > 0)
     printf("\n%d activations of %d bits, ranges (%s) from %lld samples\n", info->activation_count,
            arguments->settings.activation_bits, qb_range_rule_name(arguments->settings.activation_range),
