@@ -5,6 +5,7 @@
 #include <cblas.h>
 #include <float.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -32,6 +33,7 @@ typedef struct plan {
   int64_t count;              /* matrices */
   int64_t size;               /* of the smaller Gram matrix */
   double symbol_error;        /* Frobenius norm of computed - exact M */
+  int threads;                /* of the loops over matrices */
 } plan;
 
 /* Working memory of one thread. */
@@ -53,11 +55,12 @@ static double joint_error(const qb_sigma_problem *problem, int64_t middle) {
   return 1.001 * (error + product + rounding);
 }
 
-static qb_status plan_create(plan *p, const qb_sigma_problem *problem, qb_error *error) {
+static qb_status plan_create(plan *p, const qb_sigma_problem *problem, int threads, qb_error *error) {
   const qb_kernel *inner = problem->inner, *last = problem->outer != NULL ? problem->outer : inner;
   *p = (plan){.problem = problem, .rows = last->rows, .middle = inner->rows};
   assert(problem->outer == NULL || (inner->groups == 1 && last->groups == 1 && last->cols == inner->rows));
   qb_arena_init(&p->arena);
+  p->threads = threads;
   p->cols = (int64_t)inner->stride[0] * inner->stride[1] * inner->cols;
   p->size = p->rows < p->cols ? p->rows : p->cols;
   p->symbol_error = problem->outer == NULL ? qb_kernel_symbol_error(inner) : joint_error(problem, p->middle);
@@ -208,7 +211,7 @@ static void candidates_free(candidates *c) {
 static qb_status first_pass(const plan *p, candidates *c, qb_error *error) {
   bool failed = false;
   double trace = 0;
-#pragma omp parallel reduction(|| : failed) reduction(max : trace)
+#pragma omp parallel num_threads(p->threads) reduction(|| : failed) reduction(max : trace)
   {
     workspace w;
     failed = !workspace_create(&w, p);
@@ -252,7 +255,7 @@ static void refine_estimate(const plan *p, candidates *c, int64_t index, workspa
 static qb_status second_pass(const plan *p, candidates *c, double shift, int64_t *failures, qb_error *error) {
   bool failed = false;
   int64_t refused = 0;
-#pragma omp parallel reduction(|| : failed) reduction(+ : refused)
+#pragma omp parallel num_threads(p->threads) reduction(|| : failed) reduction(+ : refused)
   {
     workspace w;
     failed = !workspace_create(&w, p);
@@ -334,12 +337,15 @@ qb_status qb_sigma_bound(const qb_sigma_problem *problem, double *sigma, qb_erro
     *sigma = 0;
     return QB_OK;
   }
-  int threads = openblas_get_num_threads();
-  openblas_set_num_threads(1); /* the loops over frequencies are the parallel ones; also fixes the summation order */
-  qb_status status = plan_create(&p, problem, error);
+  /* The loops over frequencies are the parallel ones, which also fixes the summation order. OpenBLAS on OpenMP changes
+   * OpenMP's own number of threads with its own, so that one is remembered first. */
+  int threads = openblas_get_num_threads(), workers = omp_get_max_threads();
+  openblas_set_num_threads(1);
+  qb_status status = plan_create(&p, problem, workers, error);
   if (status == QB_OK)
     status = bound_with_plan(&p, &c, sigma, error);
   openblas_set_num_threads(threads);
+  omp_set_num_threads(workers);
   candidates_free(&c);
   qb_arena_free(&p.arena);
   return status;
@@ -387,7 +393,7 @@ static void read_energy(const plan *p, const workspace *w, double *row_energy, d
 static qb_status estimate_norms(const plan *p, const qb_sigma_peaks *peaks, double *norms, qb_error *error) {
   bool failed = false;
   int64_t count = peaks->count > 0 ? peaks->count : p->count;
-#pragma omp parallel reduction(|| : failed)
+#pragma omp parallel num_threads(p->threads) reduction(|| : failed)
   {
     workspace w;
     failed = !workspace_create(&w, p);
@@ -440,14 +446,15 @@ qb_status qb_sigma_estimate(const qb_sigma_problem *problem, qb_sigma_peaks *pea
                             double *column_energy, qb_error *error) {
   plan p;
   assert(problem->inner->groups == 1);
-  int threads = openblas_get_num_threads();
+  int threads = openblas_get_num_threads(), workers = omp_get_max_threads();
   openblas_set_num_threads(1);
-  qb_status status = plan_create(&p, problem, error);
+  qb_status status = plan_create(&p, problem, workers, error);
   double *norms = status == QB_OK ? qb_alloc((size_t)p.count, sizeof *norms) : NULL;
   if (status == QB_OK)
     status = norms == NULL ? qb_fail_memory(error, "spectral norm", (size_t)p.count * sizeof *norms)
                            : estimate_with_plan(&p, peaks, norms, sigma, row_energy, column_energy, error);
   openblas_set_num_threads(threads);
+  omp_set_num_threads(workers);
   qb_free(norms);
   qb_arena_free(&p.arena);
   return status;

@@ -11,7 +11,7 @@
 #include "bound/spectral_internal.h"
 
 /* Every how many steps the search for T looks at all frequencies instead of the peaks: small layers can afford it. */
-static int full_search(int64_t channels) { return channels <= 64 ? 1 : 4; }
+static int full_search(int64_t channels) { return channels <= 32 ? 1 : 4; }
 
 /* Nodes of the quantized graph. */
 typedef struct window {
@@ -298,10 +298,24 @@ static qb_status window_norms(spectral *s, const window *w, qb_node_id node, dou
   return QB_OK;
 }
 
+/* A pair of layers inside a residual block, whose sum with the skip has a window of its own that serves better. */
+static bool is_inside_block(const spectral *s, qb_node_id node) {
+  const qb_graph *graph = s->pair->quantized;
+  qb_value_id output = graph->nodes[node].output;
+  window block;
+  if (graph->nodes[node].op == QB_OP_ADD || qb_graph_use_count(graph, output) != 1)
+    return false;
+  for (qb_node_id n = node + 1; n < graph->node_count; n++)
+    for (int32_t slot = 0; slot < graph->nodes[n].input_count; slot++)
+      if (graph->nodes[n].inputs[slot] == output)
+        return graph->nodes[n].op == QB_OP_ADD && match_window(s, n, &block) && block.outer.node == node;
+  return false;
+}
+
 qb_status spectral_gate(spectral *s, qb_node_id node) {
   window w;
   double original = INFINITY, quantized = INFINITY;
-  if (!s->settings->windows || !match_window(s, node, &w))
+  if (!s->settings->windows || !match_window(s, node, &w) || is_inside_block(s, node))
     return QB_OK;
   QB_TRY(window_norms(s, &w, node, &original, &quantized));
 
