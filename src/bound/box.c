@@ -78,13 +78,6 @@ void qb_box_meet(qb_box_state *state, int64_t i) {
   *hi = fmin(*hi, subtract_up(*hi2, *dlo));
 }
 
-static int64_t channel_of(const qb_shape *shape, int64_t i) {
-  int64_t inner = 1;
-  for (int32_t axis = 2; axis < shape->rank; axis++)
-    inner *= shape->dims[axis];
-  return shape->rank < 2 ? 0 : i / inner % shape->dims[1];
-}
-
 /* ------------------------------------------------------------------------------------------------- linear layers */
 
 /* Intervals as midpoint and radius, with what is lost in between added to the radius. */
@@ -133,7 +126,7 @@ static qb_status add_product(box_call *call, const layer *l, const ball_vector *
   int64_t channels = l->linear.out_channels;
   bool is_conv = call->node->op == QB_OP_CONV || call->node->op == QB_OP_CONV_TRANSPOSE;
   for (int64_t i = 0; i < outputs; i++) {
-    int64_t c = is_conv ? channel_of(call->shape, i) : i % channels;
+    int64_t c = is_conv ? qb_shape_channel(call->shape, i) : i % channels;
     double bias = (l->bias_plus == NULL ? 0 : fabs((double)l->bias_plus[c])) +
                   (l->bias_minus == NULL ? 0 : fabs((double)l->bias_minus[c]));
     double sum = y->centre[i] + product.centre[i];
@@ -294,7 +287,7 @@ static double clip_cap(const qb_clip_attributes *clip, int64_t channel) {
 
 static image clip_node_image(const box_call *call, const qb_node *node, int64_t i, double lo, double hi) {
   const qb_clip_attributes *clip = &node->attributes.clip;
-  return clip_image(lo, hi, (double)clip->lo, clip_cap(clip, channel_of(call->shape, i)));
+  return clip_image(lo, hi, (double)clip->lo, clip_cap(clip, qb_shape_channel(call->shape, i)));
 }
 
 /* A monotone function evaluated by libm: 2^-48 relative and 2^-60 absolute cover its error. */
@@ -363,7 +356,7 @@ static qb_status rule_batch_norm(box_call *call) {
   for (int32_t i = 0; i < 4; i++)
     p[i] = constant_data(call->pair->quantized, call->node->inputs[1 + i]);
   for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t c = channel_of(call->shape, i);
+    int64_t c = qb_shape_channel(call->shape, i);
     double s = (double)p[0][c] / sqrt((double)p[3][c] + (double)call->node->attributes.batch_norm.epsilon);
     double shift = (double)p[1][c] - s * (double)p[2][c];
     double lost = 8 * DBL_EPSILON * (fabs((double)p[1][c]) + 2 * fabs(s * (double)p[2][c]));

@@ -86,26 +86,14 @@ static qb_status rule_leaky_relu(element_call *call) {
   return QB_OK;
 }
 
-/* Index into a tensor of shape `part` that broadcasts to `whole`, for element i of the latter. */
-static int64_t broadcast_index(const qb_shape *whole, const qb_shape *part, int64_t i) {
-  int64_t index = 0, stride = 1;
-  for (int32_t k = 0; k < part->rank; k++) {
-    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
-    if (part->dims[own] != 1)
-      index += i % whole->dims[axis] * stride;
-    i /= whole->dims[axis];
-    stride *= part->dims[own];
-  }
-  return index;
-}
-
 static qb_status rule_prelu(element_call *call) {
   const qb_value *slope = value_of(call, 1);
   if (!slope->is_constant || !qb_pair_same_parameters(call->pair, call->id))
     return nothing(call);
   call->y->exponent = input(call, 0)->exponent;
   for (int64_t i = 0; i < call->y->count; i++)
-    QB_TRY(times(call, i, (double)qb_view_f32(&slope->constant)[broadcast_index(call->shape, &slope->shape, i)]));
+    QB_TRY(
+        times(call, i, (double)qb_view_f32(&slope->constant)[qb_shape_broadcast_index(call->shape, &slope->shape, i)]));
   return QB_OK;
 }
 
@@ -268,7 +256,7 @@ static triple constant_at(const element_call *call, int32_t slot, int64_t at, bo
 }
 
 static triple operand_at(const element_call *call, int32_t slot, int64_t i, int32_t exponent, bool inverted) {
-  int64_t at = broadcast_index(call->shape, &value_of(call, slot)->shape, i);
+  int64_t at = qb_shape_broadcast_index(call->shape, &value_of(call, slot)->shape, i);
   triple t;
   if (value_of(call, slot)->is_constant) {
     t = constant_at(call, slot, at, inverted);

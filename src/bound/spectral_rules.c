@@ -24,14 +24,6 @@ static const qb_value *input_value(const spectral_call *call, int32_t slot) {
   return &call->s->pair->quantized->values[call->node->inputs[slot]];
 }
 
-/* Channel (axis 1) of element i. */
-static int64_t channel_of(const qb_shape *shape, int64_t i) {
-  int64_t inner = 1;
-  for (int32_t axis = 2; axis < shape->rank; axis++)
-    inner *= shape->dims[axis];
-  return shape->rank < 2 ? 0 : i / inner % shape->dims[1];
-}
-
 /* Frozen BatchNorm is the same map s x + t in both networks (qb_pair). */
 static qb_status rule_batch_norm(spectral_call *call) {
   const float *p[4];
@@ -40,7 +32,7 @@ static qb_status rule_batch_norm(spectral_call *call) {
   double slope = 0, epsilon = (double)call->node->attributes.batch_norm.epsilon;
   const qb_shape *shape = &input_value(call, 0)->shape;
   for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t c = channel_of(shape, i);
+    int64_t c = qb_shape_channel(shape, i);
     double factor = (double)p[0][c] / sqrt((double)p[3][c] + epsilon);
     call->d[i] = factor * (call->c[i] - (double)p[2][c]) + (double)p[1][c];
     slope = fmax(slope, fabs(factor));
@@ -73,20 +65,6 @@ static qb_status rule_leaky_relu(spectral_call *call) {
   return QB_OK;
 }
 
-static int64_t broadcast_index(const qb_shape *whole, const qb_shape *part, int64_t i) {
-  int64_t index = 0, stride = 1;
-  for (int32_t k = 0; k < whole->rank; k++) {
-    int32_t axis = whole->rank - 1 - k, own = part->rank - 1 - k;
-    int64_t position = i % whole->dims[axis];
-    i /= whole->dims[axis];
-    if (own >= 0 && part->dims[own] != 1)
-      index += position * stride;
-    if (own >= 0)
-      stride *= part->dims[own];
-  }
-  return index;
-}
-
 static qb_status rule_prelu(spectral_call *call) {
   const qb_value *slope = input_value(call, 1);
   if (!slope->is_constant) {
@@ -96,7 +74,7 @@ static qb_status rule_prelu(spectral_call *call) {
   const float *alpha = qb_view_f32(&slope->constant);
   double steepest = 1;
   for (int64_t i = 0; i < call->outputs; i++) {
-    double a = (double)alpha[broadcast_index(&input_value(call, 0)->shape, &slope->shape, i)];
+    double a = (double)alpha[qb_shape_broadcast_index(&input_value(call, 0)->shape, &slope->shape, i)];
     call->d[i] = call->c[i] > 0 ? call->c[i] : a * call->c[i];
     steepest = fmax(steepest, fabs(a));
   }
@@ -116,7 +94,7 @@ static qb_status rule_clip(spectral_call *call) {
   const qb_shape *shape = &input_value(call, 0)->shape;
   double error = 0, spread = 0, change = 0, widest = 0;
   for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t c = channel_of(shape, i);
+    int64_t c = qb_shape_channel(shape, i);
     double lo = (double)theirs->lo, hi = clip_high(theirs, c);
     double lo2 = (double)ours->lo, hi2 = clip_high(ours, c);
     call->d[i] = fmin(fmax(call->c[i], lo), hi);
@@ -332,7 +310,7 @@ static qb_status add_constant(spectral_call *call, int32_t slot) {
   bool subtract = call->node->op == QB_OP_SUB;
   double change = 0, widest = 0;
   for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t at = broadcast_index(shape, &ours->shape, i);
+    int64_t at = qb_shape_broadcast_index(shape, &ours->shape, i);
     double k = (double)qb_view_f32(&theirs->constant)[at];
     double moved = fabs(k - (double)qb_view_f32(&ours->constant)[at]);
     call->d[i] = !subtract ? c[i] + k : slot == 1 ? c[i] - k : k - c[i];
@@ -386,7 +364,7 @@ static qb_status rule_mul(spectral_call *call) {
   const double *c = call->s->centre[other];
   double factor = 0, change = 0, widest = 0, at_centre = 0;
   for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t at = broadcast_index(shape, &ours->shape, i);
+    int64_t at = qb_shape_broadcast_index(shape, &ours->shape, i);
     double k = (double)qb_view_f32(&theirs->constant)[at], k2 = (double)qb_view_f32(&ours->constant)[at];
     if (divide) {
       k = 1 / k;

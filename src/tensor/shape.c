@@ -57,3 +57,10 @@ int64_t qb_shape_broadcast_index(const qb_shape *whole, const qb_shape *part, in
   }
   return at;
 }
+
+int64_t qb_shape_channel(const qb_shape *shape, int64_t index) {
+  int64_t inner = 1;
+  for (int32_t axis = 2; axis < shape->rank; axis++)
+    inner *= shape->dims[axis];
+  return shape->rank < 2 ? 0 : index / inner % shape->dims[1];
+}

@@ -28,6 +28,9 @@ bool qb_shape_equal(const qb_shape *a, const qb_shape *b);
 /* Index into a tensor of shape `part` that broadcasts to `whole` (ONNX rules), for element `index` of the latter. */
 int64_t qb_shape_broadcast_index(const qb_shape *whole, const qb_shape *part, int64_t index);
 
+/* Position along axis 1 of element `index` in row-major order; 0 for ranks below two. */
+int64_t qb_shape_channel(const qb_shape *shape, int64_t index);
+
 /* "1x3x224x224", "scalar" for rank 0; returns `text`. */
 const char *qb_shape_print(const qb_shape *shape, char text[QB_SHAPE_TEXT]);
 
