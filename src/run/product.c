@@ -11,16 +11,13 @@ enum { LANES = 16, TILE = 4 };
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 
-static inline lanes load(const float *from) {
-  lanes v;
-  memcpy(&v, from, sizeof v);
-  return v;
-}
+/* Lanes travel by address: passed by value they would tie the calling convention to the processor's vector width. */
+static inline void load(lanes *v, const float *from) { memcpy(v, from, sizeof *v); }
 
 /* ((l0 + l8) + (l4 + l12)) + .. : halves are added until one number is left. */
-static inline float add_lanes(lanes v) {
+static inline float add_lanes(const lanes *v) {
   float part[LANES];
-  memcpy(part, &v, sizeof part);
+  memcpy(part, v, sizeof part);
   for (int width = LANES / 2; width > 0; width /= 2)
     for (int i = 0; i < width; i++)
       part[i] += part[i + width];
@@ -35,13 +32,16 @@ multiply_tile(int rows, const float *const x[TILE], const float *const w[TILE], 
   memset(partial, 0, sizeof partial);
   for (size_t k = 0; k < whole; k += LANES)
     for (int o = 0; o < TILE; o++) {
-      lanes weights = load(w[o] + k);
-      for (int r = 0; r < rows; r++)
-        partial[r][o] += weights * load(x[r] + k);
+      lanes weights, inputs;
+      load(&weights, w[o] + k);
+      for (int r = 0; r < rows; r++) {
+        load(&inputs, x[r] + k);
+        partial[r][o] += weights * inputs;
+      }
     }
   for (int r = 0; r < rows; r++)
     for (int o = 0; o < TILE; o++) {
-      sums[r][o] = add_lanes(partial[r][o]);
+      sums[r][o] = add_lanes(&partial[r][o]);
       for (size_t k = whole; k < length; k++)
         sums[r][o] += w[o][k] * x[r][k];
     }
