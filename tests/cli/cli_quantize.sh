@@ -1,6 +1,8 @@
 #!/bin/sh
 # qbound quantize on the demo network: tables, plans, what is written, the same bytes twice.
 . tests/cli/common
+# how far folding BatchNorm moves an output depends on the processor's order of float32 sums
+filter() { sed -E 's/(put back, )[0-9.e-]+ of/\1ROUNDING of/; s/("float_difference":)[0-9.e-]+/\1ROUNDING/'; }
 cp "$root/examples/demo/digits.onnx" digits.onnx
 run quantize digits.onnx -o w8.onnx
 run quantize digits.onnx -o w4.onnx --bits 4 --granularity tensor --grid mse
