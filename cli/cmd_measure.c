@@ -13,7 +13,17 @@ typedef struct measure_arguments {
   qb_measure_settings settings;
 } measure_arguments;
 
-enum { KEY_DATA = 0x100, KEY_LABELS, KEY_PREPROCESS, KEY_SAMPLES, KEY_SKIP, KEY_OFFSET, KEY_BATCH, KEY_REFERENCE };
+enum {
+  KEY_DATA = 0x100,
+  KEY_LABELS,
+  KEY_PREPROCESS,
+  KEY_SAMPLES,
+  KEY_SKIP,
+  KEY_OFFSET,
+  KEY_BATCH,
+  KEY_REFERENCE,
+  KEY_CHECKPOINT
+};
 
 static const struct argp_option measure_options[] = {
     {"data", KEY_DATA, "DATA", 0,
@@ -27,6 +37,8 @@ static const struct argp_option measure_options[] = {
     {"skip", KEY_SKIP, "N", 0, "Leave out the first N", 0},
     {"label-offset", KEY_OFFSET, "N", 0, "Class of the network = label + N (1 where class 0 is the background)", 0},
     {"batch", KEY_BATCH, "N", 0, "Images per run (default 16)", 0},
+    {"checkpoint", KEY_CHECKPOINT, "FOLDER", 0,
+     "Keep finished parts there; the same command, stopped and started again, goes on where it was", 0},
     {"reference", KEY_REFERENCE, NULL, 0, "Run plain loops in double precision (slow)", 0},
     {0},
 };
@@ -49,6 +61,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   switch (key) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
   case KEY_BATCH: arguments->settings.batch = (int)cli_parse_integer(state, "--batch", text, 1, 4096); return 0;
+  case KEY_CHECKPOINT: arguments->settings.checkpoint = text; return 0;
   case KEY_REFERENCE: arguments->settings.reference = true; return 0;
   case ARGP_KEY_ARG:
     if (arguments->other != NULL)

@@ -1,6 +1,7 @@
 /* qbound: the command line. Finds the subcommand and runs it. */
 #include <locale.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -9,16 +10,18 @@ typedef struct command {
   const char *name, *title; /* title: "qbound NAME", what usage messages call the program */
   int (*run)(int argc, char **argv);
   const char *does;
+  bool shared; /* the ranks of mpirun divide the work; else rank 0 does it alone */
 } command;
 
 static const command commands[] = {
-    {"demo", "qbound demo", cmd_demo, "the main job on a small network and images that ship inside qbound"},
-    {"inspect", "qbound inspect", cmd_inspect, "layers, shapes, sizes, norms, ranges; what is unsupported and why"},
-    {"bound", "qbound bound", cmd_bound, "prove how far quantization can move the output, for many bit widths"},
-    {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere"},
-    {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data"},
-    {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file"},
-    {"check", "qbound check", cmd_check, "verify a certificate with independent code"},
+    {"demo", "qbound demo", cmd_demo, "the main job on a small network and images that ship inside qbound", false},
+    {"inspect", "qbound inspect", cmd_inspect, "layers, shapes, sizes, norms, ranges; what is unsupported and why",
+     false},
+    {"bound", "qbound bound", cmd_bound, "prove how far quantization can move the output, for many bit widths", false},
+    {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere", true},
+    {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data", true},
+    {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file", true},
+    {"check", "qbound check", cmd_check, "verify a certificate with independent code", false},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
@@ -32,6 +35,22 @@ static void print_help(FILE *stream) {
         "Start with `qbound demo`. `qbound --version` prints the version.\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage, 3 ran, but the guarantee asked for was not reached.\n",
         stream);
+}
+
+/* Rank 0 speaks. */
+static void silence(void) {
+  if (freopen("/dev/null", "w", stdout) == NULL || freopen("/dev/null", "w", stderr) == NULL)
+    fclose(stdout);
+}
+
+static int run_command(const command *chosen, int argc, char **argv) {
+  qb_error error;
+  if (qb_ranks_begin(&argc, &argv, &error) != QB_OK)
+    return cli_fail(&error);
+  atexit(qb_ranks_end); /* parsing may exit */
+  if (qb_rank() > 0)
+    silence();
+  return qb_rank() == 0 || chosen->shared ? chosen->run(argc, argv) : CLI_DONE;
 }
 
 int main(int argc, char **argv) {
@@ -51,7 +70,7 @@ int main(int argc, char **argv) {
       char title[32];
       snprintf(title, sizeof title, "%s", commands[i].title);
       argv[1] = title;
-      return commands[i].run(argc - 1, argv + 1);
+      return run_command(&commands[i], argc - 1, argv + 1);
     }
   if (argc > 1)
     fprintf(stderr, "qbound: there is no command '%s'\n\n", name);

@@ -33,3 +33,8 @@ target_link_libraries(
   qbound_dependencies
   INTERFACE ${DNNL_LIBRARY} ${OPENBLAS_LIBRARY} ${ARB_LIBRARY} ${FLINT_LIBRARY} PkgConfig::PROTOBUF_C
             PkgConfig::JANSSON PkgConfig::CRYPTO JPEG::JPEG PNG::PNG ZLIB::ZLIB OpenMP::OpenMP_C m)
+
+if(QBOUND_MPI)
+  pkg_check_modules(MPI REQUIRED IMPORTED_TARGET ompi-c)
+  target_link_libraries(qbound_dependencies INTERFACE PkgConfig::MPI)
+endif()

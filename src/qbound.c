@@ -8,6 +8,7 @@
  *   qb_inspect       what is in a file                                              (api/inspection.c)
  *   qb_*_json        reports as text                                                (report/) */
 #include <qbound/qbound.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -164,6 +165,8 @@ qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_s
   qb_save_info own = {0};
   if (model->source == NULL)
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: only a quantized model can be saved", model->path);
+  if (qb_rank() > 0)
+    return QB_OK;
   QB_TRY(save(model, path, settings != NULL ? settings : &defaults, &own, error));
   if (info != NULL)
     *info = own;
@@ -207,6 +210,23 @@ static void copy_measured(const qb_run_measure_info *info, qb_measurement *measu
   measurement->seconds = info->seconds;
 }
 
+/* What the records of a shard follow from besides its samples: both files, the engine and this program. */
+static qb_status identify(const qb_model *model, const qb_model *other, const qb_measure_settings *settings,
+                          qb_hash *identity, qb_error *error) {
+  qb_hash parts[3] = {{{0}}};
+  char how[64];
+  const qb_model *models[2] = {model, other};
+  snprintf(how, sizeof how, "measure %s %d", qb_version(), settings->reference);
+  QB_TRY(qb_hash_bytes(how, strlen(how), &parts[2], error));
+  for (int i = 0; i < 2 && models[i] != NULL; i++) {
+    if (models[i]->source != NULL)
+      return qb_fail(error, QB_ERROR_ARGUMENT,
+                     "%s: a checkpoint speaks about files; save the quantized model and load it", models[i]->path);
+    QB_TRY(qb_hash_file(models[i]->path, &parts[i], error));
+  }
+  return qb_hash_bytes(parts, sizeof parts, identity, error);
+}
+
 static qb_status run_samples(const qb_model *model, const qb_model *other, const qb_data *data,
                              const qb_dataset *dataset, const qb_measure_settings *settings,
                              const qb_progress *progress, qb_measurement *measurement, qb_error *error) {
@@ -221,6 +241,9 @@ static qb_status run_samples(const qb_model *model, const qb_model *other, const
   how.batch = settings->batch;
   how.threads = settings->threads;
   how.label_offset = data->label_offset;
+  how.checkpoint = settings->checkpoint;
+  if (settings->checkpoint != NULL)
+    QB_TRY(identify(model, other, settings, &how.identity, error));
   qb_status status =
       qb_run_measure(&model->graph, other != NULL ? &other->graph : NULL, &samples, &how, progress, &info, error);
   copy_measured(&info, measurement);

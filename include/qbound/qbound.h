@@ -98,6 +98,19 @@ typedef struct qb_progress {
   void *context;
 } qb_progress;
 
+/* ------------------------------------------------------------------------------------------- many processes */
+
+/* A job may be shared by processes that mpirun starts (a build with QBOUND_MPI). Call qb_ranks_begin first thing in
+ * main and qb_ranks_end last, on every rank; a program that runs MPI itself may have started it before. Between them
+ * qb_measure, qb_certify and qb_quantize are collective: every rank makes the same calls with the same arguments, does
+ * its share and ends with the same result, bit for bit that of one process. Let rank 0 alone print. Without
+ * qb_ranks_begin, or without MPI, there is one rank.
+ * QB_ERROR_UNSUPPORTED: several processes, but a build without MPI. QB_ERROR_ENGINE: MPI does not start. */
+QB_API QB_MUST_CHECK qb_status qb_ranks_begin(int *argc, char ***argv, qb_error *error);
+QB_API void qb_ranks_end(void);
+QB_API int qb_rank(void);       /* of this process, from 0 */
+QB_API int qb_rank_count(void); /* at least 1 */
+
 /* ------------------------------------------------------------------------------------------------- models */
 
 /* A network ready for work: the document as it was read and the graph made from it, BatchNorm folded into the layers
@@ -137,9 +150,9 @@ QB_API void qb_save_settings_default(qb_save_settings *settings);
 /* Writes a quantized model as ONNX with QuantizeLinear/DequantizeLinear and packed integer weights, under a temporary
  * name beside `path`; reads it back, checks that it computes what the model in memory computes and that its float path
  * is the original network, and only then renames. Tool version, settings, seed and the SHA-256 of the source go into
- * its metadata. `settings` may be NULL (defaults), `info` may be NULL. QB_ERROR_ARGUMENT for a model that was not
- * quantized, QB_ERROR_IO, QB_ERROR_UNSUPPORTED (an operator cannot be converted to the opset that the integers need),
- * QB_ERROR_NUMERIC when a check fails; then nothing is left at `path`. */
+ * its metadata. Rank 0 alone writes. `settings` may be NULL (defaults), `info` may be NULL. QB_ERROR_ARGUMENT for a
+ * model that was not quantized, QB_ERROR_IO, QB_ERROR_UNSUPPORTED (an operator cannot be converted to the opset that
+ * the integers need), QB_ERROR_NUMERIC when a check fails; then nothing is left at `path`. */
 QB_API QB_MUST_CHECK qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_settings *settings,
                                              qb_save_info *info, qb_error *error);
 
@@ -452,9 +465,12 @@ typedef struct qb_data {
 } qb_data;
 
 typedef struct qb_measure_settings {
-  int batch;      /* samples per run, default 16 */
-  int threads;    /* 0 (default): all cores */
-  bool reference; /* run plain loops in double instead of the fast float32 engine; default false */
+  int batch;              /* samples per run, default 16 */
+  int threads;            /* 0 (default): all cores */
+  bool reference;         /* run plain loops in double instead of the fast float32 engine; default false */
+  const char *checkpoint; /* folder that keeps finished shards, so that a call that was stopped goes on where it was;
+                           * made when missing. Shards of other networks, data or settings are never used, those on
+                           * which the same call has finished are. Models must come from files. Default NULL */
 } qb_measure_settings;
 
 /* One network on the data. Rates are fractions; NAN without labels. */
@@ -547,7 +563,7 @@ QB_API void qb_certificate_free(qb_certificate *certificate);
 /* The certificate file as text (docs/certificate.md); release with qb_text_free. */
 QB_API QB_MUST_CHECK qb_status qb_certificate_json(const qb_certificate *certificate, char **text, qb_error *error);
 
-/* Writes that text to a file, which appears complete or not at all. */
+/* Writes that text to a file, which appears complete or not at all. Rank 0 alone writes. */
 QB_API QB_MUST_CHECK qb_status qb_certificate_save(const qb_certificate *certificate, const char *path,
                                                    qb_error *error);
 

@@ -273,6 +273,8 @@ static qb_status write_text(qb_output_file *file, const char *text, qb_error *er
 qb_status qb_certificate_save(const qb_certificate *certificate, const char *path, qb_error *error) {
   char *text = NULL;
   qb_output_file file = {0};
+  if (qb_rank() > 0)
+    return QB_OK;
   QB_TRY(qb_certificate_json(certificate, &text, error));
   qb_status status = qb_output_open(&file, path, error);
   if (status == QB_OK)

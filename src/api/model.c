@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/ranks.h"
 
 qb_status qb_model_create(const char *path, qb_model **model, qb_error *error) {
   *model = qb_alloc(1, sizeof **model);
@@ -57,8 +58,8 @@ const char *qb_model_layer_name(const qb_model *model, int layer) {
 
 int qb_threads_begin(int threads) {
   int old = omp_get_max_threads();
-  if (threads > 0)
-    omp_set_num_threads(threads);
+  if (threads > 0 || qb_ranks_local() > 1)
+    omp_set_num_threads(threads > 0 ? threads : qb_ranks_cores(omp_get_num_procs()));
   return old;
 }
 

@@ -9,8 +9,10 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/ranks.h"
+#include "run/shard_file.h"
 
-enum { NETWORKS = 2 };
+enum { NETWORKS = 2, SHARD = 64 }; /* samples of a shard: what a rank takes at once and a checkpoint keeps */
 
 typedef struct measuring {
   const qb_graph *graphs[NETWORKS]; /* the second may be NULL */
@@ -18,9 +20,11 @@ typedef struct measuring {
   qb_run_measure_settings settings;
   qb_run *runs[NETWORKS];
   size_t sample_elements, output_elements;
-  float *input;              /* (batch, sample_elements) */
+  float *input;              /* (SHARD, sample_elements) */
   double *outputs[NETWORKS]; /* (batch, output_elements) */
   double seconds[NETWORKS];
+  const qb_progress *progress;
+  int64_t done; /* samples of the rounds before this one */
   qb_run_measure_info *info;
 } measuring;
 
@@ -96,11 +100,11 @@ static qb_status read_samples(measuring *m, int64_t first, int32_t count, qb_err
   return failed_at == INT64_MAX ? QB_OK : qb_fail(error, failure.status, "%s", failure.message);
 }
 
-/* Runs network `k` and copies its output as doubles. */
-static qb_status run_network(measuring *m, int k, int64_t first, int32_t count, qb_error *error) {
+/* Runs network `k` on samples from `input` on and copies its output as doubles. */
+static qb_status run_network(measuring *m, int k, const float *input, int64_t first, int32_t count, qb_error *error) {
   qb_value_id id = m->graphs[k]->outputs[m->settings.output];
   double start = now();
-  QB_TRY(qb_run_forward(m->runs[k], m->input, count, error));
+  QB_TRY(qb_run_forward(m->runs[k], input, count, error));
   m->seconds[k] += now() - start;
   const float *y = qb_run_value(m->runs[k], id);
   const double *exact = qb_run_value_double(m->runs[k], id);
@@ -232,9 +236,9 @@ static qb_status prepare(measuring *m, qb_error *error) {
   m->info->class_count = (int64_t)m->output_elements;
   m->info->count = m->samples->count;
   m->info->samples = qb_alloc((size_t)m->samples->count, sizeof *m->info->samples);
-  m->input = qb_alloc(batch * m->sample_elements, sizeof *m->input);
+  m->input = qb_alloc(SHARD * m->sample_elements, sizeof *m->input);
   if (m->info->samples == NULL || m->input == NULL)
-    return qb_fail_memory(error, "samples", batch * m->sample_elements * sizeof *m->input);
+    return qb_fail_memory(error, "samples", SHARD * m->sample_elements * sizeof *m->input);
   for (int k = 0; k < NETWORKS && m->graphs[k] != NULL; k++) {
     qb_run_settings settings;
     qb_run_settings_default(&settings);
@@ -249,20 +253,89 @@ static qb_status prepare(measuring *m, qb_error *error) {
   return QB_OK;
 }
 
-static qb_status measure_all(measuring *m, const qb_progress *progress, qb_error *error) {
-  int64_t total = m->samples->count;
-  QB_TRY(prepare(m, error));
-  for (int64_t first = 0; first < total; first += m->settings.batch) {
-    if (!qb_progress_report(progress, "measuring", first, total))
-      return qb_fail(error, QB_ERROR_INTERRUPTED, "measuring was stopped after %lld of %lld samples", (long long)first,
-                     (long long)total);
-    int32_t count = total - first < m->settings.batch ? (int32_t)(total - first) : m->settings.batch;
-    QB_TRY(read_samples(m, first, count, error));
+/* Tells how far all ranks are when this one has run `count` samples of its shard. */
+static qb_status report(const measuring *m, int32_t count, qb_error *error) {
+  int64_t total = m->samples->count, done = m->done + (int64_t)count * qb_rank_count();
+  if (qb_progress_report(m->progress, "measuring", done < total ? done : total, total))
+    return QB_OK;
+  return qb_fail(error, QB_ERROR_INTERRUPTED, "measuring was stopped after %lld of %lld samples%s", (long long)done,
+                 (long long)total, m->settings.checkpoint != NULL ? "; the same command goes on where it was" : "");
+}
+
+/* Runs the networks on the samples of a shard, which have been read. */
+static qb_status run_shard(measuring *m, int64_t first, int32_t count, qb_error *error) {
+  for (int32_t at = 0; at < count; at += m->settings.batch) {
+    QB_TRY(report(m, at, error));
+    int32_t part = count - at < m->settings.batch ? count - at : m->settings.batch;
+    const float *input = m->input + (size_t)at * m->sample_elements;
     for (int k = 0; k < NETWORKS && m->graphs[k] != NULL; k++)
-      QB_TRY(run_network(m, k, first, count, error));
-    QB_TRY(decide(m, first, count, error));
+      QB_TRY(run_network(m, k, input, first + at, part, error));
+    QB_TRY(decide(m, first + at, part, error));
   }
-  (void)qb_progress_report(progress, "measuring", total, total);
+  return QB_OK;
+}
+
+static qb_status make_key(const measuring *m, int64_t first, int32_t count, qb_shard_key *key, qb_error *error) {
+  int32_t labels[SHARD];
+  for (int32_t i = 0; i < count; i++)
+    QB_TRY(find_label(m, first + i, &labels[i], error));
+  key->identity = m->settings.identity;
+  QB_TRY(qb_hash_bytes(m->input, (size_t)count * m->sample_elements * sizeof *m->input, &key->inputs, error));
+  return qb_hash_bytes(labels, (size_t)count * sizeof *labels, &key->labels, error);
+}
+
+/* One shard, from the checkpoint where it has it. */
+static qb_status measure_shard(measuring *m, int64_t first, int32_t count, qb_error *error) {
+  const char *folder = m->settings.checkpoint;
+  qb_shard_key key;
+  bool found = false;
+  QB_TRY(read_samples(m, first, count, error));
+  if (folder == NULL)
+    return run_shard(m, first, count, error);
+  QB_TRY(make_key(m, first, count, &key, error));
+  QB_TRY(qb_shard_load(folder, &key, &m->info->samples[first], count, &found, error));
+  if (found)
+    return QB_OK;
+  QB_TRY(run_shard(m, first, count, error));
+  return qb_shard_store(folder, &key, &m->info->samples[first], count, error);
+}
+
+static int32_t shard_size(const measuring *m, int64_t first) {
+  return m->samples->count - first < SHARD ? (int32_t)(m->samples->count - first) : SHARD;
+}
+
+/* Every rank takes one shard, while there are any. */
+static qb_status measure_round(measuring *m, int64_t round, qb_error *error) {
+  m->done = round * SHARD * qb_rank_count();
+  int64_t first = m->done + (int64_t)qb_rank() * SHARD;
+  QB_TRY(report(m, 0, error));
+  return first < m->samples->count ? measure_shard(m, first, shard_size(m, first), error) : QB_OK;
+}
+
+/* Every rank receives the records of all, and the time of the slowest. */
+static qb_status share_records(measuring *m, qb_error *error) {
+  for (int64_t shard = 0; shard * SHARD < m->samples->count; shard++) {
+    int64_t first = shard * SHARD;
+    QB_TRY(qb_ranks_share(&m->info->samples[first], (size_t)shard_size(m, first) * sizeof *m->info->samples,
+                          (int)(shard % qb_rank_count()), error));
+  }
+  for (int k = 0; k < NETWORKS; k++)
+    m->seconds[k] = qb_ranks_max(m->seconds[k]);
+  return QB_OK;
+}
+
+static qb_status measure_all(measuring *m, qb_error *error) {
+  int64_t total = m->samples->count, width = (int64_t)SHARD * qb_rank_count();
+  qb_status status = prepare(m, error);
+  if (status == QB_OK && m->settings.checkpoint != NULL)
+    status = qb_shard_folder(m->settings.checkpoint, error);
+  QB_TRY(qb_ranks_agree(status, error));
+  for (int64_t round = 0; round * width < total; round++) {
+    status = measure_round(m, round, error);
+    QB_TRY(qb_ranks_agree(status, error));
+  }
+  QB_TRY(share_records(m, error));
+  (void)qb_progress_report(m->progress, "measuring", total, total);
   return summarize(m, error);
 }
 
@@ -271,13 +344,19 @@ qb_status qb_run_measure(const qb_graph *graph, const qb_graph *other, const qb_
                          qb_run_measure_info *info, qb_error *error) {
   *info = (qb_run_measure_info){0};
   QB_TRY(check(graph, other, samples, settings, error));
-  measuring m = {.graphs = {graph, other}, .samples = samples, .settings = *settings, .info = info};
+  measuring m = {.graphs = {graph, other},
+                 .samples = samples,
+                 .settings = *settings,
+                 .progress = progress,
+                 .info = info};
   if (m.settings.threads == 0)
-    m.settings.threads = omp_get_num_procs();
+    m.settings.threads = qb_ranks_cores(omp_get_num_procs());
   if (m.settings.batch > samples->count)
     m.settings.batch = (int32_t)samples->count;
+  if (m.settings.batch > SHARD)
+    m.settings.batch = SHARD;
   double start = now();
-  qb_status status = measure_all(&m, progress, error);
+  qb_status status = measure_all(&m, error);
   for (int k = 0; k < NETWORKS; k++) {
     qb_run_free(m.runs[k]);
     qb_free(m.outputs[k]);

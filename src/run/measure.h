@@ -1,9 +1,11 @@
 /* Measuring one network, or comparing two, on samples that arrive through a function: accuracy, flips, output errors.
  *
- * What is measured on these samples; nothing is proved. */
+ * What is measured on these samples; nothing is proved. The samples are cut into shards, which ranks (base/ranks.h)
+ * deal among themselves and a checkpoint keeps. */
 #ifndef QB_RUN_MEASURE_H
 #define QB_RUN_MEASURE_H
 
+#include "base/hash.h"
 #include "base/progress.h"
 #include "run/run.h"
 
@@ -18,11 +20,13 @@ typedef struct qb_run_samples {
 } qb_run_samples;
 
 typedef struct qb_run_measure_settings {
-  qb_engine engine;     /* default QB_ENGINE_ONEDNN */
-  int32_t batch;        /* samples per call, 1.., default 16 */
-  int32_t threads;      /* of networks and reading; 0 (default): all cores */
-  int32_t output;       /* which network output, default 0 */
-  int32_t label_offset; /* class of the network = label + offset (1 where class 0 is a background), default 0 */
+  qb_engine engine;       /* default QB_ENGINE_ONEDNN */
+  int32_t batch;          /* samples per call, 1.., default 16 */
+  int32_t threads;        /* of networks and reading; 0 (default): all cores */
+  int32_t output;         /* which network output, default 0 */
+  int32_t label_offset;   /* class of the network = label + offset (1 where class 0 is a background), default 0 */
+  const char *checkpoint; /* folder of finished shards, see shard_file.h; default NULL */
+  qb_hash identity;       /* of both networks, whatever name they have; with a checkpoint */
 } qb_run_measure_settings;
 
 /* One sample. Decisions are the position of the largest output, ties going to the lowest. */
@@ -55,6 +59,7 @@ typedef struct qb_run_measure_info {
 void qb_run_measure_settings_default(qb_run_measure_settings *settings);
 
 /* Runs `graph` and, when not NULL, `other` (same input and output sizes) on all samples; `progress` may be NULL.
+ * Collective: every rank runs its shards and ends with the records of all.
  * QB_ERROR_ARGUMENT (settings, a label that is no class), QB_ERROR_SHAPE (the graphs do not fit each other),
  * QB_ERROR_NUMERIC (an output that is not finite), QB_ERROR_INTERRUPTED, and what `read` and the executor return. On
  * failure the info holds nothing. Release with qb_run_measure_info_free. */

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/ranks.h"
 #include "graph/shape_infer.h"
 #include "run/engine.h"
 
@@ -182,7 +183,7 @@ qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, 
   QB_TRY(check_graph(graph, error));
   qb_run_settings resolved = *settings;
   if (resolved.threads == 0)
-    resolved.threads = omp_get_num_procs();
+    resolved.threads = qb_ranks_cores(omp_get_num_procs());
   QB_TRY(check_environment(resolved.threads, error));
 
   qb_run *made = qb_alloc(1, sizeof *made);
