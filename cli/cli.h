@@ -75,6 +75,7 @@ int cli_flush(void);
 void cli_print_inspection(const qb_inspection *inspection);
 void cli_print_bounds(const qb_bound_report *report);
 void cli_print_measurement(const qb_measurement *measured);
+void cli_print_certificate(const qb_certificate *certificate); /* print_certificate.c */
 
 enum { CLI_BOUND_TEXT = QB_BOUND_VALUE_TEXT };
 

@@ -1,6 +1,5 @@
 /* qbound certify MODEL OTHER -o CERT.json: how far OTHER can be from MODEL, proved, with what is needed to check it. */
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -83,42 +82,7 @@ static const struct argp certify_argp = {
     .children = cli_common,
 };
 
-/* ------------------------------------------------------------------------------------------------------ printing */
-
-static void print_methods(const qb_worst_case_claim *claim) {
-  char text[CLI_BOUND_TEXT];
-  for (int i = 0; i < claim->method_count; i++) {
-    const qb_bound_value *value = &claim->methods[i];
-    if (value->applies)
-      printf("  %-10s %s\n", value->name, cli_bound_text(value, text));
-    else
-      printf("  %-10s not applicable: %s\n", value->name, value->why);
-  }
-}
-
-static void print_claim(const qb_worst_case_claim *claim) {
-  if (!claim->proved) {
-    printf("\nNothing is proved: no method applies.\n");
-    return;
-  }
-  printf("\nNo output changes by more than %.9g (%s", claim->bound, claim->method);
-  printf(claim->lower > 0 ? "); some output does by %.9g\n" : ")\n", claim->lower);
-  if (isfinite(claim->looseness) && claim->lower > 0)
-    printf("  between the two lie %.2f decades\n", claim->looseness);
-  if (claim->vacuous)
-    printf("  the bound is vacuous: the network's own output moves by at most %.4g over these inputs\n",
-           claim->output_range);
-  if (claim->flips)
-    printf("  the networks do not always decide alike: an input was found with largest output %lld and %lld\n",
-           (long long)claim->top, (long long)claim->other_top);
-}
-
-void cli_print_certificate(const qb_certificate *certificate) {
-  printf("%s against %s, inputs %s\n", certificate->quantized, certificate->model, certificate->domain);
-  printf("Upper bounds of the largest |change of an output| over all these inputs:\n");
-  print_methods(&certificate->worst_case);
-  print_claim(&certificate->worst_case);
-}
+/* ------------------------------------------------------------------------------------------------------- the call */
 
 static int report(const qb_certificate *certificate, const certify_arguments *arguments) {
   char *text = NULL;

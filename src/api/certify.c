@@ -1,199 +1,23 @@
-/* qb_certify: match two networks, bound their difference over the domain from above (bound/) and from below (search/),
- * and keep what a certificate file needs. */
-#include <math.h>
+/* qb_certify: every claim that the settings ask for about two networks, and what a certificate file needs. Each claim
+ * has a file of its own, certify_<claim>.c. */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#include "api/input_domain.h"
+#include "api/certify_claims.h"
 #include "api/model.h"
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
-#include "base/progress.h"
-#include "bound/certificate.h"
-#include "data/dataset.h"
-#include "graph/pair.h"
-#include "report/certificate_json.h"
 
 void qb_certify_settings_default(qb_certify_settings *settings) {
   *settings = (qb_certify_settings){.worst_case = true, .domain = QB_DOMAIN_PIXELS, .output = -1, .search = true};
 }
 
-/* What one call works with. */
-typedef struct certifying {
-  const qb_model *model, *quantized;
-  const qb_certify_settings *settings;
-  const qb_progress *progress;
-  qb_certificate *certificate;
-  qb_certificate_parts *parts;
-  qb_error *error;
-} certifying;
-
-/* --------------------------------------------------------------------------------------------------------- methods */
-
-static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_LAYERWISE, QB_BOUND_INTERVAL,
-                                                                      QB_BOUND_SPECTRAL};
-
-static qb_status parse_methods(const char *text, uint32_t *methods, qb_error *error) {
-  bool all = text == NULL || strcmp(text, "all") == 0;
-  *methods = 0;
-  for (const char *at = text; all || at != NULL;) {
-    size_t length = all ? 0 : strcspn(at, ",");
-    uint32_t found = 0;
-    for (int i = 0; i < QB_CERTIFICATE_METHODS; i++) {
-      const char *name = qb_bound_method_name(known_methods[i]);
-      if (all || (strlen(name) == length && strncmp(name, at, length) == 0))
-        found |= UINT32_C(1) << known_methods[i];
-    }
-    if (found == 0)
-      return qb_fail(error, QB_ERROR_ARGUMENT,
-                     "'%s' is not a method or a list of methods: valid are layerwise, interval, spectral, all", text);
-    *methods |= found;
-    if (all)
-      return QB_OK;
-    at = at[length] == ',' ? at + length + 1 : NULL;
-  }
-  return QB_OK;
-}
-
-/* ----------------------------------------------------------------------------------------------------------- upper */
-
-static void name_bound(const qb_method_outcome *outcome, qb_bound_value *value) {
-  *value = (qb_bound_value){.name = qb_bound_method_name(outcome->method),
-                            .applies = outcome->bound.applies,
-                            .is_graph = true,
-                            .form = qb_form_name(QB_FORM_PLAIN)};
-  if (value->applies) {
-    value->log10 = qb_magnitude_log10(outcome->bound.value);
-    qb_magnitude_print(outcome->bound.value, value->value);
-  }
-  memcpy(value->why, outcome->bound.why, sizeof value->why);
-}
-
-static void claim_upper(const qb_worst_case *worst, qb_worst_case_claim *claim) {
-  claim->method_count = worst->count;
-  for (int i = 0; i < worst->count; i++)
-    name_bound(&worst->outcomes[i], &claim->methods[i]);
-  claim->proved = worst->proved;
-  claim->looseness = INFINITY;
-  if (!worst->proved)
-    return;
-  claim->method = qb_bound_method_name(worst->method);
-  claim->bound = qb_certificate_round_up(qb_worst_case_claimed(worst, qb_magnitude_to_double(worst->bound)));
-  qb_magnitude shown = isfinite(claim->bound) ? qb_magnitude_from_double(claim->bound) : worst->bound;
-  claim->log10 = qb_magnitude_log10(shown);
-  claim->output_range = worst->range_width;
-  claim->vacuous = claim->bound > claim->output_range;
-}
-
-/* ----------------------------------------------------------------------------------------------------------- lower */
-
-static qb_status read_data(const qb_data *data, int64_t elements, qb_arena *arena, qb_search_settings *how,
-                           qb_error *error) {
-  enum { MOST = 64 };
-  qb_dataset *dataset = NULL;
-  qb_dataset_settings settings = {.labels = data->labels, .samples = data->samples, .skip = data->skip};
-  QB_TRY(qb_preprocess_parse(data->preprocess, &settings.preprocess, error));
-  QB_TRY(qb_dataset_open(data->path, &settings, &dataset, error));
-  int64_t count = qb_dataset_count(dataset) < MOST ? qb_dataset_count(dataset) : MOST;
-  qb_shape shape = qb_dataset_shape(dataset);
-  float *samples = qb_arena_alloc(arena, (size_t)(count * elements), sizeof *samples);
-  qb_status status = QB_OK;
-  if (samples == NULL)
-    status = qb_fail_memory(error, "data of the search", (size_t)(count * elements) * sizeof *samples);
-  else if ((int64_t)qb_shape_elements(&shape) != elements)
-    status = qb_fail(error, QB_ERROR_SHAPE, "%s: a sample has %zu elements but the network's input %lld", data->path,
-                     qb_shape_elements(&shape), (long long)elements);
-  for (int64_t i = 0; status == QB_OK && i < count; i++)
-    status = qb_dataset_read(dataset, i, samples + i * elements, error);
-  qb_dataset_free(dataset);
-  how->data = samples;
-  how->data_count = count;
-  return status;
-}
-
-static qb_status search_lower(const certifying *c) {
-  qb_search_settings how;
-  qb_search_settings_default(&how);
-  how.seed = c->settings->seed;
-  how.threads = c->settings->threads;
-  how.output = c->settings->output;
-  qb_arena arena;
-  qb_arena_init(&arena);
-  const qb_domain *domain = &c->parts->domain;
-  qb_status status = QB_OK;
-  if (c->settings->data != NULL)
-    status = read_data(c->settings->data, domain->count, &arena, &how, c->error);
-  if (status == QB_OK)
-    status = qb_search_lower(&c->model->graph, &c->quantized->graph, domain->lo, domain->hi, &how, c->progress,
-                             &c->parts->search, c->error);
-  qb_arena_free(&arena);
-  return status;
-}
-
-static void claim_lower(const qb_search_result *found, qb_worst_case_claim *claim) {
-  claim->lower = found->lower;
-  claim->inputs_tried = found->inputs_tried;
-  claim->flips = found->flips;
-  claim->top = found->top;
-  claim->other_top = found->other_top;
-  if (claim->lower > 0 && isfinite(claim->log10))
-    claim->looseness = claim->log10 - log10(claim->lower);
-  else if (claim->bound == 0)
-    claim->looseness = 0;
-}
-
 /* -------------------------------------------------------------------------------------------------------- the call */
 
-/* The pair as it is, or with activations that a quantizer's clamp has absorbed. */
-static qb_status match(const certifying *c, qb_pair *pair) {
-  qb_error first;
-  if (qb_pair_match(&c->model->graph, &c->quantized->graph, pair, &first) == QB_OK)
-    return QB_OK;
-  qb_pair_free(pair);
-  *pair = (qb_pair){0};
-  qb_status status = qb_pair_match_absorbed(&c->model->graph, &c->quantized->graph, pair, c->error);
-  return status == QB_OK ? QB_OK : qb_fail(c->error, first.status, "%s", first.message);
-}
-
-static qb_status bound_worst_case(const certifying *c, uint32_t methods) {
-  qb_pair pair = {0};
-  qb_status status = match(c, &pair);
-  if (status == QB_OK && !qb_progress_report(c->progress, "bounding", 0, 0))
-    status = qb_fail(c->error, QB_ERROR_INTERRUPTED, "certifying was stopped");
-  if (status == QB_OK)
-    status = qb_worst_case_bound(&pair, &c->parts->domain, methods, c->settings->output, &c->parts->worst, c->error);
-  qb_pair_free(&pair);
-  return status;
-}
-
-static qb_status certify_worst_case(const certifying *c) {
-  const qb_certify_settings *settings = c->settings;
-  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo, settings->hi};
-  uint32_t methods;
-  QB_TRY(parse_methods(settings->methods, &methods, c->error));
-  QB_TRY(qb_domain_make(&c->model->graph, &inputs, &c->parts->domain, c->error));
-  c->certificate->has_worst_case = true;
-  c->certificate->domain = qb_domain_describe(&c->parts->arena, &inputs);
-  if (c->certificate->domain == NULL)
-    return qb_fail_memory(c->error, "the certificate", 64);
-  QB_TRY(bound_worst_case(c, methods));
-  claim_upper(&c->parts->worst, &c->certificate->worst_case);
-  if (!settings->search)
-    return QB_OK;
-  QB_TRY(search_lower(c));
-  claim_lower(&c->parts->search, &c->certificate->worst_case);
-  if (c->certificate->worst_case.proved && c->certificate->worst_case.lower > c->certificate->worst_case.bound)
-    return qb_fail(c->error, QB_ERROR_NUMERIC,
-                   "%s: an input was found whose error %.17g exceeds the bound %.17g: this is a bug in qbound, please "
-                   "report it; nothing is certified",
-                   c->quantized->path, c->certificate->worst_case.lower, c->certificate->worst_case.bound);
-  return QB_OK;
-}
-
-static qb_status name_networks(const certifying *c) {
+static qb_status name_networks(const qb_certifying *c) {
   const qb_model *models[2] = {c->model, c->quantized};
   const char **names[2] = {&c->certificate->model, &c->certificate->quantized};
   char *texts[2] = {c->certificate->model_sha256, c->certificate->quantized_sha256};
@@ -211,10 +35,10 @@ static qb_status name_networks(const certifying *c) {
   return QB_OK;
 }
 
-static qb_status run_certify(const certifying *c) {
+static qb_status run_certify(const qb_certifying *c) {
   QB_TRY(name_networks(c));
   if (c->settings->worst_case)
-    QB_TRY(certify_worst_case(c));
+    QB_TRY(qb_certify_worst_case(c));
   return QB_OK;
 }
 
@@ -234,7 +58,7 @@ qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_
   qb_arena_init(&parts->arena);
   parts->output = settings->output;
   certificate->storage = parts;
-  certifying c = {model, quantized, settings, progress, certificate, parts, error};
+  qb_certifying c = {model, quantized, settings, progress, certificate, parts, error};
   int threads = qb_threads_begin(settings->threads);
   qb_status status = run_certify(&c);
   qb_threads_end(threads);

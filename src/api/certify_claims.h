@@ -1,0 +1,25 @@
+/* The claims of a certificate: what they share, and one function for each. */
+#ifndef QB_API_CERTIFY_CLAIMS_H
+#define QB_API_CERTIFY_CLAIMS_H
+
+#include "graph/pair.h"
+#include "report/certificate_json.h"
+
+/* What one call of qb_certify works with. */
+typedef struct qb_certifying {
+  const qb_model *model, *quantized;
+  const qb_certify_settings *settings;
+  const qb_progress *progress;
+  qb_certificate *certificate; /* what the caller sees of each claim */
+  qb_certificate_parts *parts; /* what the file needs besides */
+  qb_error *error;
+} qb_certifying;
+
+/* Matches the two networks as they are, or with activations that a quantizer's clamp has absorbed. Free with
+ * qb_pair_free, also after an error. */
+QB_MUST_CHECK qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair);
+
+/* The largest change of an output over a domain (certify_worst.c). */
+QB_MUST_CHECK qb_status qb_certify_worst_case(const qb_certifying *c);
+
+#endif

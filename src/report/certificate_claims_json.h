@@ -1,0 +1,15 @@
+/* The objects of the certificate file, a file for each claim. Each function returns a new reference, or NULL when
+ * memory is short, which qb_json_put passes on. */
+#ifndef QB_REPORT_CERTIFICATE_CLAIMS_JSON_H
+#define QB_REPORT_CERTIFICATE_CLAIMS_JSON_H
+
+#include <jansson.h>
+
+#include "report/certificate_json.h"
+
+/* certificate_worst_json.c */
+json_t *qb_certificate_domain(const qb_certificate *certificate, const qb_domain *domain);
+json_t *qb_certificate_worst_case(const qb_certificate *certificate, const qb_certificate_parts *parts);
+json_t *qb_certificate_tried(const qb_worst_case_claim *claim);
+
+#endif
