@@ -11,10 +11,25 @@ typedef struct certify_arguments {
   const char *model, *other, *output;
   bool has_domain;
   qb_certify_settings settings;
-  qb_data data;
+  qb_data data, statistical;
 } certify_arguments;
 
-enum { KEY_DOMAIN = 0x100, KEY_PREPROCESS, KEY_METHOD, KEY_OUTPUT, KEY_NO_SEARCH, KEY_DATA, KEY_SAMPLES };
+enum {
+  KEY_DOMAIN = 0x100,
+  KEY_PREPROCESS,
+  KEY_METHOD,
+  KEY_OUTPUT,
+  KEY_NO_SEARCH,
+  KEY_DATA,
+  KEY_STATISTICAL,
+  KEY_CONFIDENCE,
+  KEY_CANDIDATES,
+  KEY_REFERENCE,
+  KEY_LABELS,
+  KEY_OFFSET,
+  KEY_SAMPLES,
+  KEY_SKIP
+};
 
 static const struct argp_option certify_options[] = {
     {NULL, 'o', "CERT.json", 0, "Where the certificate goes", 0},
@@ -28,20 +43,64 @@ static const struct argp_option certify_options[] = {
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
     {"data", KEY_DATA, "DATA", 0, "Inputs that the search starts from, see `qbound measure --help`", 0},
-    {"samples", KEY_SAMPLES, "N", 0, "Use the first N of them", 0},
+    {"statistical", KEY_STATISTICAL, "DATA", 0,
+     "Held-out inputs: also claim, with a confidence, what they show about fresh ones. Data that made OTHER and "
+     "repeated inputs are refused",
+     0},
+    {"confidence", KEY_CONFIDENCE, "C", 0, "Of all limits of --statistical together (default 0.99)", 0},
+    {"candidates", KEY_CANDIDATES, "K", 0,
+     "How many quantized networks were tried on these inputs, this one included (default 1); the limits allow for it",
+     0},
+    {"reference", KEY_REFERENCE, NULL, 0, "For --statistical run plain loops in double precision (slow)", 0},
+    {"labels", KEY_LABELS, "FILE", 0, "Labels of --statistical, where they are not found beside the data", 0},
+    {"label-offset", KEY_OFFSET, "N", 0, "Class of the network = label + N (1 where class 0 is the background)", 0},
+    {"samples", KEY_SAMPLES, "N", 0, "Use the first N inputs of each DATA", 0},
+    {"skip", KEY_SKIP, "N", 0, "Leave out the first N", 0},
     {0},
 };
 
 static void check_arguments(struct argp_state *state, certify_arguments *arguments) {
+  qb_certify_settings *settings = &arguments->settings;
   if (arguments->model == NULL || arguments->other == NULL)
     argp_error(state, "which MODEL and which OTHER?");
   if (arguments->output == NULL)
     argp_error(state, "where does the certificate go? Say -o CERT.json");
-  if (arguments->settings.domain == QB_DOMAIN_PIXELS && arguments->settings.preprocess == NULL)
+  settings->worst_case = arguments->has_domain || arguments->statistical.path == NULL;
+  if (settings->worst_case && arguments->settings.domain == QB_DOMAIN_PIXELS && arguments->settings.preprocess == NULL)
     argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D or "
                       "--domain LO,HI");
   arguments->data.preprocess = arguments->settings.preprocess != NULL ? arguments->settings.preprocess : "raw";
-  arguments->settings.data = arguments->data.path != NULL ? &arguments->data : NULL;
+  arguments->statistical.preprocess = arguments->data.preprocess;
+  arguments->statistical.samples = arguments->data.samples;
+  arguments->statistical.skip = arguments->data.skip;
+  settings->data = arguments->data.path != NULL ? &arguments->data : NULL;
+  settings->statistical = arguments->statistical.path != NULL ? &arguments->statistical : NULL;
+}
+
+static double parse_confidence(struct argp_state *state, const char *text) {
+  double confidence = cli_parse_number(state, "--confidence", text);
+  if (!(confidence > 0 && confidence < 1))
+    argp_error(state, "--confidence %s: expected a number between 0 and 1, such as 0.99", text);
+  return confidence;
+}
+
+/* Options of data and of the statistical claim. */
+static error_t parse_statistical(int key, char *text, struct argp_state *state, certify_arguments *arguments) {
+  qb_certify_settings *settings = &arguments->settings;
+  qb_data *data = &arguments->data, *statistical = &arguments->statistical;
+  switch (key) {
+  case KEY_STATISTICAL: statistical->path = text; return 0;
+  case KEY_CONFIDENCE: settings->confidence = parse_confidence(state, text); return 0;
+  case KEY_CANDIDATES: settings->candidates = cli_parse_integer(state, "--candidates", text, 1, LLONG_MAX); return 0;
+  case KEY_REFERENCE: settings->reference = true; return 0;
+  case KEY_LABELS: statistical->labels = text; return 0;
+  case KEY_OFFSET:
+    statistical->label_offset = (int)cli_parse_integer(state, "--label-offset", text, -1000, 1000);
+    return 0;
+  case KEY_SAMPLES: data->samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
+  case KEY_SKIP: data->skip = cli_parse_integer(state, "--skip", text, 0, LLONG_MAX); return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
 }
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -50,13 +109,15 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   switch (key) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
   case 'o': arguments->output = text; return 0;
-  case KEY_DOMAIN: cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi); return 0;
+  case KEY_DOMAIN:
+    arguments->has_domain = true;
+    cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi);
+    return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
   case KEY_METHOD: settings->methods = text; return 0;
   case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
   case KEY_NO_SEARCH: settings->search = false; return 0;
   case KEY_DATA: arguments->data.path = text; return 0;
-  case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
   case ARGP_KEY_ARG:
     if (arguments->other != NULL)
       argp_error(state, "MODEL and OTHER, no more; '%s' is too much", text);
@@ -66,7 +127,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
       arguments->other = text;
     return 0;
   case ARGP_KEY_END: check_arguments(state, arguments); return 0;
-  default: return ARGP_ERR_UNKNOWN;
+  default: return parse_statistical(key, text, state, arguments);
   }
 }
 
@@ -78,7 +139,10 @@ static const struct argp certify_argp = {
            "those of MODEL, and writes the proof to a file that `qbound check` verifies on its own.\v"
            "Example:\n  qbound certify net.onnx net_w8.onnx -o net_w8.json --preprocess imagenet\n\n"
            "The bound holds for every input of the domain in exact arithmetic. A lower bound comes from an input that "
-           "was found and evaluated rigorously. Exit 3: no method has a rule for everything in this network.",
+           "was found and evaluated rigorously. Exit 3: no method has a rule for everything in this network.\n\n"
+           "  qbound certify net.onnx net_w8.onnx -o net_w8.json --statistical photos --preprocess imagenet\n\n"
+           "This proves nothing about the worst input, but bounds, with a confidence, how many fresh inputs like the "
+           "photos change class and how large their errors are. With --domain both claims go into one certificate.",
     .children = cli_common,
 };
 
@@ -97,13 +161,14 @@ static int report(const qb_certificate *certificate, const certify_arguments *ar
            certificate->model, certificate->quantized);
     code = cli_flush();
   }
-  return code == CLI_DONE && !certificate->worst_case.proved ? CLI_UNPROVED : code;
+  return code == CLI_DONE && certificate->has_worst_case && !certificate->worst_case.proved ? CLI_UNPROVED : code;
 }
 
 int cmd_certify(int argc, char **argv) {
   certify_arguments arguments = {0};
   qb_certify_settings_default(&arguments.settings);
   qb_data_default(&arguments.data);
+  qb_data_default(&arguments.statistical);
   argp_parse(&certify_argp, argc, argv, 0, NULL, &arguments);
   arguments.settings.threads = arguments.options.threads;
   arguments.settings.seed = arguments.options.seed;

@@ -33,8 +33,15 @@ static void print_claim(const qb_worst_case_claim *claim) {
 }
 
 void cli_print_certificate(const qb_certificate *certificate) {
-  printf("%s against %s, inputs %s\n", certificate->quantized, certificate->model, certificate->domain);
-  printf("Upper bounds of the largest |change of an output| over all these inputs:\n");
-  print_methods(&certificate->worst_case);
-  print_claim(&certificate->worst_case);
+  printf("%s against %s", certificate->quantized, certificate->model);
+  if (certificate->has_worst_case) {
+    printf(", inputs %s\nUpper bounds of the largest |change of an output| over all these inputs:\n",
+           certificate->domain);
+    print_methods(&certificate->worst_case);
+    print_claim(&certificate->worst_case);
+  } else {
+    printf("\n");
+  }
+  if (certificate->has_statistical)
+    cli_print_statistical(&certificate->statistical);
 }

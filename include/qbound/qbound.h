@@ -249,23 +249,8 @@ typedef enum qb_solver {
   QB_SOLVER_GRADIENT /* the published soft relaxation, 10000 Adam steps: for comparison, slow */
 } qb_solver;
 
-/* Moving factors between neighbouring layers before quantizing, channel by channel, powers of two only: the network's
- * function stays exactly as it is. */
-typedef enum qb_equalization {
-  QB_EQUALIZATION_NONE,
-  QB_EQUALIZATION_RANGE, /* equal ranges of weights on both sides, then fewer expected rounding errors */
-  QB_EQUALIZATION_L1     /* rows of |W| sum to at most 1: what the products of norms in bounds want */
-} qb_equalization;
-
-/* Taking the mean error that rounded weights put on a layer's output away with its bias. */
-typedef enum qb_bias_correction {
-  QB_BIAS_KEEP,
-  QB_BIAS_DATA, /* measured on calibration samples, errors of earlier layers included */
-  QB_BIAS_FREE  /* without data: means of inputs from BatchNormalization statistics, through Relu and Clip */
-} qb_bias_correction;
-
 /* Samples that show what inputs a network sees. Settings that use them: the schemes adaround and gptq, the grid output,
- * bias correction with data. */
+ * bias correction. */
 typedef struct qb_calibration {
   /* Writes sample `index` < count (the elements of the network's input at batch one). Called from several threads at
    * once. */
@@ -315,13 +300,7 @@ typedef struct qb_quantize_settings {
   double activation_percentile;   /* of QB_RANGE_PERCENTILE: the share of the numbers up to each limit, above 0.5 and
                                    * at most 1; default 0.9999 */
   qb_solver solver;               /* of QB_SCHEME_ADAROUND, default QB_SOLVER_DESCENT */
-  qb_bias_correction bias_correction; /* default QB_BIAS_KEEP; QB_BIAS_DATA needs calibration */
-  qb_equalization equalize;           /* default QB_EQUALIZATION_NONE */
-  bool keep_interrupted;              /* when `progress` asks to stop after some layers were calibrated: give the others
-                                       * nearest codes and finish, instead of QB_ERROR_INTERRUPTED; default false */
-  bool bias_absorption;  /* biases of channels that are hardly ever below c > 0 move into the next layer: c is mean - 3
-                          * deviations of BatchNormalization, or the smallest value on calibration samples. The function
-                          * changes where a channel does fall below c. Default false */
+  bool bias_correction;  /* biases take the mean error of the layer's output away; needs calibration; default false */
   double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean; default 0.01 */
   bool activation_order; /* QB_SCHEME_GPTQ fixes columns with large inputs first; default true */
 } qb_quantize_settings;
@@ -355,24 +334,6 @@ typedef struct qb_quantize_layer {
   double seconds;       /* wall time of the layer, its share of running the networks included */
 } qb_quantize_layer;
 
-/* What happened to the float network before its weights were rounded. */
-typedef struct qb_preparation {
-  bool dropped;             /* nothing in the end: nearest codes were better without, see errors */
-  int places;               /* equalization: layers whose output channels could be scaled */
-  int places_left;          /* layers whose channels keep their scale, because the function would change */
-  int64_t channels;         /* scaled */
-  int64_t channels_refused; /* kept their scale because a product would not be exact */
-  int clips;                /* Clip nodes that have a limit per channel now */
-  double largest_scale;     /* of s and 1/s; 1: nothing scaled */
-  int absorb_places;        /* bias absorption: layers with channels whose bias moved */
-  int64_t absorbed;         /* such channels */
-  int absorb_left; /* layers that were left alone, because the next layer pads or what lies between is no shift */
-  bool exact;      /* the prepared float network is the original in exact arithmetic */
-  /* Mean square error of the output with nearest codes, without and with the preparation: on calibration samples, or on
-   * random inputs where there are none. NAN when nothing was to compare. */
-  double error_without, error_with;
-} qb_preparation;
-
 typedef struct qb_quantize_info {
   int layer_count;
   qb_quantize_layer *layers; /* (layer_count), owned by the info */
@@ -381,9 +342,6 @@ typedef struct qb_quantize_info {
    * the same grids, and with what was kept. Where nearest was better it was kept, and kept_nearest says so. */
   double error_nearest, error;
   bool kept_nearest;
-  qb_preparation preparation;
-  int biases_corrected;        /* layers whose bias was corrected */
-  bool interrupted;            /* only with keep_interrupted: some layers have nearest codes instead of the scheme's */
   int activation_count;        /* values that got a quantizer; 0 when activations stay float */
   int64_t calibration_samples; /* of the caller that were used, repetitions not counted; 0 without calibration */
 } qb_quantize_info;
@@ -401,8 +359,6 @@ QB_API const char *qb_granularity_name(qb_granularity granularity);
 QB_API const char *qb_grid_choice_name(qb_grid_choice grid);
 QB_API const char *qb_range_rule_name(qb_range_rule rule);
 QB_API const char *qb_solver_name(qb_solver solver);
-QB_API const char *qb_equalization_name(qb_equalization equalize);
-QB_API const char *qb_bias_correction_name(qb_bias_correction correction);
 QB_API const char *qb_layer_method_name(qb_layer_method method);
 
 /* Quantizes every layer with weights, then the activations where asked. The result borrows from `model`, which must
@@ -561,8 +517,12 @@ typedef struct qb_certify_settings {
   int64_t output;      /* the one output element that counts; default -1: all */
   bool search;         /* look for inputs with a large error, which bound the worst case from below; default true */
   const qb_data *data; /* inputs that the search starts from; default NULL */
-  uint64_t seed;       /* of the search; default 0 */
-  int threads;         /* 0 (default): all cores */
+  const qb_data *statistical; /* held-out inputs: also claim what they show about fresh ones; default NULL */
+  double confidence;          /* of the statistical claim, in (0, 1); default 0.99 */
+  int64_t candidates;         /* quantized networks that were tried on these inputs, this one included; default 1 */
+  bool reference;             /* run plain loops in double on them instead of float32; default false */
+  uint64_t seed;              /* of the search; default 0 */
+  int threads;                /* 0 (default): all cores */
 } qb_certify_settings;
 
 /* sup over the domain of the largest |output of the network - output of the other| <= bound, and >= lower. */
@@ -582,6 +542,56 @@ typedef struct qb_worst_case_claim {
   qb_bound_value methods[4]; /* (method_count) all that were tried */
 } qb_worst_case_claim;
 
+/* P(E > error) <= exceedance for a fresh input, where error is the rank-th smallest that was seen. */
+typedef struct qb_error_exceedance {
+  int64_t rank;
+  double error, exceedance;
+} qb_error_exceedance;
+
+/* A class of inputs: those of one label, or of one decision of the float network where there are no labels. */
+typedef struct qb_class_claim {
+  int64_t index, inputs; /* the class and how many inputs of it there are */
+  int64_t flips, lost, gained;
+  double flip_rate_upper;
+  double accuracy_loss_upper; /* NAN without labels */
+} qb_class_claim;
+
+/* How many inputs would show that a rate is at most `target`, with the same confidence. */
+typedef struct qb_sample_need {
+  const char *claim; /* "flip_rate", "exceedance" */
+  double target;
+  int64_t inputs;       /* in all, when no further one flips or exceeds */
+  int64_t at_this_rate; /* in all, when the rate stays what it was; 0: no number, the rate is not below the target */
+} qb_sample_need;
+
+enum { QB_QUANTILE_LIMIT = 4, QB_CURVE_LIMIT = 32, QB_NEED_LIMIT = 6 };
+
+/* What held-out inputs show about fresh inputs of the same kind. With probability `confidence` over the draw of the
+ * held-out inputs all limits in it hold. E is the largest |difference of an output| of an input, both
+ * networks run in float32. */
+typedef struct qb_statistical_claim {
+  int64_t n, labelled;    /* inputs; those with a label */
+  double confidence;      /* of all claims together */
+  int64_t candidates;     /* networks that were tried on these inputs */
+  int64_t claims;         /* that share the error probability */
+  double alpha;           /* error probability of one claim: (1 - confidence) / candidates / claims, rounded down */
+  bool in_double;         /* both networks ran in double instead of float32 */
+  bool calibration_known; /* the quantized file says which samples made it */
+  int64_t calibration_samples; /* how many; none of them is among the held-out ones */
+  int64_t flips;               /* inputs on which the decisions differ */
+  double flip_rate_upper;      /* P(decisions differ) is at most this */
+  int64_t lost, gained;        /* labelled inputs that only the float or only the quantized network decides rightly */
+  double accuracy_loss_upper;  /* accuracy of the float minus that of the quantized network; NAN without labels */
+  double mcnemar_p;            /* exact, of lost against gained; no part of the guarantee */
+  int quantile_count, curve_count, need_count;
+  qb_error_exceedance quantiles[QB_QUANTILE_LIMIT]; /* the largest error first */
+  qb_error_exceedance curve[QB_CURVE_LIMIT];        /* the largest error first; one claim together */
+  bool has_classes, classes_are_labels;             /* has_classes: n is at least 40 for every class */
+  int64_t class_count;
+  qb_class_claim *classes; /* (class_count) those with enough inputs, by index; one claim together */
+  qb_sample_need needs[QB_NEED_LIMIT];
+} qb_statistical_claim;
+
 /* A certificate. Everything in it lives until qb_certificate_free. */
 typedef struct qb_certificate {
   const char *model, *quantized; /* paths */
@@ -589,6 +599,8 @@ typedef struct qb_certificate {
   const char *domain; /* for people: "pixels imagenet"; NULL without a worst case */
   bool has_worst_case;
   qb_worst_case_claim worst_case;
+  bool has_statistical;
+  qb_statistical_claim statistical;
   double seconds;
   void *storage; /* private */
 } qb_certificate;

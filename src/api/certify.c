@@ -12,7 +12,12 @@
 #include "base/hash.h"
 
 void qb_certify_settings_default(qb_certify_settings *settings) {
-  *settings = (qb_certify_settings){.worst_case = true, .domain = QB_DOMAIN_PIXELS, .output = -1, .search = true};
+  *settings = (qb_certify_settings){.worst_case = true,
+                                    .domain = QB_DOMAIN_PIXELS,
+                                    .output = -1,
+                                    .search = true,
+                                    .confidence = 0.99,
+                                    .candidates = 1};
 }
 
 /* -------------------------------------------------------------------------------------------------------- the call */
@@ -39,6 +44,8 @@ static qb_status run_certify(const qb_certifying *c) {
   QB_TRY(name_networks(c));
   if (c->settings->worst_case)
     QB_TRY(qb_certify_worst_case(c));
+  if (c->settings->statistical != NULL)
+    QB_TRY(qb_certify_statistical(c));
   return QB_OK;
 }
 

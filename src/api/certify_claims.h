@@ -22,4 +22,8 @@ QB_MUST_CHECK qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair);
 /* The largest change of an output over a domain (certify_worst.c). */
 QB_MUST_CHECK qb_status qb_certify_worst_case(const qb_certifying *c);
 
+/* What held-out inputs show about fresh ones, after refusing duplicates and inputs that made the quantized network
+ * (certify_statistical.c). */
+QB_MUST_CHECK qb_status qb_certify_statistical(const qb_certifying *c);
+
 #endif

@@ -51,8 +51,10 @@ static qb_status add_batch(comparison *c, const qb_samples *samples, int64_t fir
   return QB_OK;
 }
 
-qb_status qb_guard_compare(const qb_graph *graph, const qb_samples *samples, const qb_graph *a, const qb_graph *b,
-                           int64_t limit, double errors[2], qb_error *error) {
+qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, const qb_graph *b, int64_t limit,
+                           double errors[2], qb_error *error) {
+  const qb_samples *samples = &calibrator->samples;
+  const qb_graph *graph = &calibrator->original;
   comparison c = {.graphs = {graph, a, b}, .limit = limit < samples->count ? limit : samples->count};
   errors[0] = errors[1] = 0;
   qb_status status = create(samples, &c, error);
@@ -65,9 +67,4 @@ qb_status qb_guard_compare(const qb_graph *graph, const qb_samples *samples, con
     qb_run_free(c.runs[i]);
   qb_free(c.input);
   return status;
-}
-
-qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, const qb_graph *b, int64_t limit,
-                           double errors[2], qb_error *error) {
-  return qb_guard_compare(&calibrator->original, &calibrator->samples, a, b, limit, errors, error);
 }
