@@ -26,6 +26,7 @@ int cmd_quantize(int argc, char **argv);
 int cmd_measure(int argc, char **argv);
 int cmd_certify(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 
 /* ----------------------------------------------------------------------------------------------------- options */

@@ -21,6 +21,7 @@ static const command commands[] = {
     {"quantize", "qbound quantize", cmd_quantize, "write a quantized ONNX file that loads anywhere", true},
     {"measure", "qbound measure", cmd_measure, "accuracy, flips, output error and speed on real data", true},
     {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file", true},
+    {"report", "qbound report", cmd_report, "one page for people: verdict, proofs, accuracy, layers, inputs", false},
     {"check", "qbound check", cmd_check, "verify a certificate with independent code", false},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -8,6 +8,7 @@
  *   bounding           proofs: how far the quantized output can be from the original, whatever the input
  *   measuring          both networks on real data: accuracy, flips, errors
  *   certifying         a statement about two files, with what is needed to prove it again
+ *   reporting          all of it as one page for people
  *   JSON               every report as the text that `qbound --json` prints
  *
  * The shortest useful program:
@@ -650,6 +651,36 @@ QB_API const char *qb_check_verdict_name(qb_check_verdict verdict);
 
 /* The report as one line of JSON; release with qb_text_free. */
 QB_API QB_MUST_CHECK qb_status qb_check_json(const qb_check_report *report, char **text, qb_error *error);
+
+/* ----------------------------------------------------------------------------------------------- reporting */
+
+/* What a report page shows besides both networks on the data. */
+typedef struct qb_page_settings {
+  const char *certificate; /* of these two files, from qb_certificate_save; default NULL: nothing is proved */
+  const char *class_names; /* text file, a class a line; a leading number and a synset id are left out. Default NULL */
+  const char *layer;       /* whose weights are drawn; default NULL: the one that changes the output most */
+  int inputs;              /* that change most, shown; default 8, 0..64 */
+  int sensitivity_samples; /* inputs on which layers are quantized one by one; default 16, 0: not measured */
+  int batch;               /* samples per run, default 16 */
+  int threads;             /* 0 (default): all cores */
+  const char *command;     /* that made the page, shown as its origin; default NULL */
+} qb_page_settings;
+
+typedef struct qb_page_info {
+  int64_t size_bytes; /* of the page */
+  double seconds;
+} qb_page_info;
+
+QB_API void qb_page_settings_default(qb_page_settings *settings);
+
+/* Runs `model` and `other`, both read from files, on the data and writes one HTML page that needs nothing else:
+ * verdict, bounds beside measured errors, accuracy, layers, weights, the inputs that change most, origin. It appears
+ * complete or not at all. `settings`, `progress` and `info` may be NULL. QB_ERROR_ARGUMENT, QB_ERROR_IO,
+ * QB_ERROR_FORMAT (a certificate of other networks; graphs that do not match), QB_ERROR_SHAPE, QB_ERROR_MEMORY,
+ * QB_ERROR_INTERRUPTED. */
+QB_API QB_MUST_CHECK qb_status qb_report_page(const qb_model *model, const qb_model *other, const qb_data *data,
+                                              const qb_page_settings *settings, const qb_progress *progress,
+                                              const char *path, qb_page_info *info, qb_error *error);
 
 /* ----------------------------------------------------------------------------------------------- training */
 

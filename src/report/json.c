@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "report/text_writer.h"
 
 json_t *qb_json_real(double number) {
   if (isnan(number))
@@ -65,35 +66,8 @@ json_t *qb_json_append(json_t *array, json_t *value) {
 
 /* ------------------------------------------------------------------------------------------------------- printing */
 
-/* Text that grows; `size` counts on when memory is short, and the result is dropped. */
-typedef struct writer {
-  char *text; /* from qb_alloc */
-  size_t size, capacity;
-  bool failed;
-} writer;
-
-static void write_bytes(writer *w, const char *bytes, size_t count) {
-  if (w->size + count + 1 > w->capacity && !w->failed) {
-    size_t capacity = 2 * (w->capacity + count) + 256;
-    char *grown = qb_alloc(capacity, 1);
-    if (grown != NULL && w->size > 0)
-      memcpy(grown, w->text, w->size);
-    qb_free(w->text);
-    w->text = grown;
-    w->capacity = capacity;
-    w->failed = grown == NULL;
-  }
-  if (!w->failed) {
-    memcpy(w->text + w->size, bytes, count);
-    w->size += count;
-    w->text[w->size] = '\0';
-  }
-}
-
-static void write_text(writer *w, const char *text) { write_bytes(w, text, strlen(text)); }
-
 /* The fewest digits that read back as the same double. */
-static void write_real(writer *w, double number) {
+static void write_real(qb_text_writer *w, double number) {
   char text[40];
   for (int digits = 15; digits <= 17; digits++) {
     snprintf(text, sizeof text, "%.*g", digits, number);
@@ -103,48 +77,48 @@ static void write_real(writer *w, double number) {
   for (char *at = text; *at != '\0'; at++)
     if (strchr("0123456789+-e", *at) == NULL)
       *at = '.'; /* the decimal point of the program's locale */
-  write_text(w, text);
+  qb_write_text(w, text);
   if (strpbrk(text, ".e") == NULL)
-    write_text(w, ".0"); /* stays a real for readers that tell integers apart */
+    qb_write_text(w, ".0"); /* stays a real for readers that tell integers apart */
 }
 
 /* Strings, integers, true, false, null: as jansson prints them. */
-static void write_scalar(writer *w, const json_t *value) {
+static void write_scalar(qb_text_writer *w, const json_t *value) {
   const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT;
   size_t size = json_dumpb(value, NULL, 0, flags);
   char *text = size > 0 ? qb_alloc(size, 1) : NULL;
   if (text != NULL && json_dumpb(value, text, size, flags) == size)
-    write_bytes(w, text, size);
+    qb_write_bytes(w, text, size);
   else
     w->failed = true;
   qb_free(text);
 }
 
 /* Reports nest five deep, so that recursion is bounded by our own code. */
-static void write_value(writer *w, json_t *value) {
+static void write_value(qb_text_writer *w, json_t *value) {
   const char *key, *separator = "";
   json_t *member;
   size_t i;
   if (json_is_object(value)) {
-    write_text(w, "{");
+    qb_write_text(w, "{");
     json_object_foreach(value, key, member) {
       json_t *name = json_string(key);
-      write_text(w, separator);
+      qb_write_text(w, separator);
       write_scalar(w, name);
-      write_text(w, ":");
+      qb_write_text(w, ":");
       write_value(w, member);
       json_decref(name);
       separator = ",";
     }
-    write_text(w, "}");
+    qb_write_text(w, "}");
   } else if (json_is_array(value)) {
-    write_text(w, "[");
+    qb_write_text(w, "[");
     json_array_foreach(value, i, member) {
-      write_text(w, separator);
+      qb_write_text(w, separator);
       write_value(w, member);
       separator = ",";
     }
-    write_text(w, "]");
+    qb_write_text(w, "]");
   } else if (json_is_real(value)) {
     write_real(w, json_real_value(value));
   } else {
@@ -153,7 +127,7 @@ static void write_value(writer *w, json_t *value) {
 }
 
 qb_status qb_json_print(json_t *object, char **text, qb_error *error) {
-  writer w = {.failed = object == NULL};
+  qb_text_writer w = {.failed = object == NULL};
   if (object != NULL)
     write_value(&w, object);
   json_decref(object);

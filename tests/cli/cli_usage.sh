@@ -5,7 +5,7 @@ run
 run --help
 run --version
 run frobnicate
-for command in demo inspect bound quantize measure certify check; do run $command --help; done
+for command in demo inspect bound quantize measure certify report check; do run $command --help; done
 run inspect
 run inspect a.onnx b.onnx
 run inspect --frobnicate a.onnx
@@ -26,6 +26,9 @@ run bound a.onnx --domain 1 --scheme uniform,best
 run bound a.onnx --domain 1 --scheme uniform,uniform
 run bound a.onnx --domain 1 --granularity row
 run bound a.onnx --domain 1 --bias maybe
+run report a.onnx b.onnx --data d
+run report a.onnx b.onnx -o r.html
+run report a.onnx
 run quantize a.onnx
 run quantize -o b.onnx
 run quantize a.onnx -o b.onnx --bits 17
