@@ -37,7 +37,9 @@ enum {
   KEY_PREPROCESS,
   KEY_SAMPLES,
   KEY_SOLVER,
-  KEY_BIAS_CORRECTION
+  KEY_BIAS_CORRECTION,
+  KEY_EQUALIZE,
+  KEY_BIAS_ABSORPTION
 };
 
 static const struct argp_option quantize_options[] = {
@@ -56,8 +58,19 @@ static const struct argp_option quantize_options[] = {
      0},
     {"solver", KEY_SOLVER, "descent|gradient", 0,
      "How adaround is solved: coordinate descent (default), or the published relaxation (slow)", 0},
-    {"bias-correction", KEY_BIAS_CORRECTION, NULL, 0,
-     "Biases take the mean error of the layers away, measured on --calibrate samples", 0},
+    {"equalize", KEY_EQUALIZE, "none|range|l1", 0,
+     "Move factors between layers first, powers of two, exactly the same function: range makes ranges of weights "
+     "equal, "
+     "l1 makes bounds small (default: none)",
+     0},
+    {"bias-absorption", KEY_BIAS_ABSORPTION, NULL, 0,
+     "Move biases that activations never cut into the next layer: mean - 3 deviations of BatchNorm, or the smallest "
+     "value on --calibrate samples",
+     0},
+    {"bias-correction", KEY_BIAS_CORRECTION, "data|free", OPTION_ARG_OPTIONAL,
+     "Biases take the mean error of the layers away: measured on --calibrate samples (default), or without data from "
+     "BatchNorm statistics",
+     0},
     {"plan", KEY_PLAN, "FILE", 0, "Bits per layer: one `LAYER BITS` a line, `# LAYER` keeps it float", 0},
     {"tensor", KEY_TENSOR, "REGEX=BITS", 0, "Bits of the layers whose names match (BITS may be `float`); repeatable",
      0},
@@ -104,6 +117,17 @@ static qb_range_rule parse_range(struct argp_state *state, const char *text) {
   return rules[cli_parse_choice(state, "--activation-range", text, names)];
 }
 
+static qb_equalization parse_equalization(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"none", "range", "l1", NULL};
+  static const qb_equalization kinds[] = {QB_EQUALIZATION_NONE, QB_EQUALIZATION_RANGE, QB_EQUALIZATION_L1};
+  return kinds[cli_parse_choice(state, "--equalize", text, names)];
+}
+
+static qb_bias_correction parse_bias_correction(struct argp_state *state, const char *text) {
+  static const char *const names[] = {"data", "free", NULL};
+  return text == NULL || cli_parse_choice(state, "--bias-correction", text, names) == 0 ? QB_BIAS_DATA : QB_BIAS_FREE;
+}
+
 static int parse_activations(struct argp_state *state, const char *text) {
   static const char *const names[] = {"8", "16", NULL};
   return cli_parse_choice(state, "--activations", text, names) == 0 ? 8 : 16;
@@ -117,9 +141,10 @@ static void check_calibration(struct argp_state *state, const quantize_arguments
   const qb_quantize_settings *settings = &arguments->settings;
   if (!data && (settings->scheme == QB_SCHEME_ADAROUND || settings->scheme == QB_SCHEME_GPTQ))
     argp_error(state, "--scheme %s needs samples: --calibrate DATA", qb_scheme_name(settings->scheme));
-  if (!data && (settings->grid == QB_GRID_OUTPUT || settings->bias_correction))
-    argp_error(state, "%s needs samples: --calibrate DATA",
-               settings->bias_correction ? "--bias-correction" : "--grid output");
+  bool correct = settings->bias_correction == QB_BIAS_DATA;
+  if (!data && (settings->grid == QB_GRID_OUTPUT || correct))
+    argp_error(state, "%s needs samples: --calibrate DATA%s", correct ? "--bias-correction" : "--grid output",
+               correct ? "; --bias-correction=free does without" : "");
   if (arguments->settings.activation_bits == 16 && arguments->save.compat)
     argp_error(state, "--activations 16 needs opset 21, which --compat does not write");
 }
@@ -134,7 +159,9 @@ static error_t parse_calibration(int key, char *text, struct argp_state *state) 
     settings->activation_percentile = cli_parse_number(state, "--activation-percentile", text) / 100;
     return 0;
   case KEY_SOLVER: settings->solver = parse_solver(state, text); return 0;
-  case KEY_BIAS_CORRECTION: settings->bias_correction = true; return 0;
+  case KEY_BIAS_CORRECTION: settings->bias_correction = parse_bias_correction(state, text); return 0;
+  case KEY_EQUALIZE: settings->equalize = parse_equalization(state, text); return 0;
+  case KEY_BIAS_ABSORPTION: settings->bias_absorption = true; return 0;
   case KEY_CALIBRATE: arguments->data.path = text; return 0;
   case KEY_PREPROCESS: arguments->data.preprocess = text; return 0;
   case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
@@ -205,8 +232,39 @@ static void print_layer(cli_table *table, int number, const qb_quantize_layer *l
   cli_table_cell(table, "%s", cli_bytes(size_after_bytes, after));
 }
 
+static void print_scaling(const qb_preparation *p) {
+  printf("Equalization: %lld channels of %d layers scaled, by powers of two up to %g", (long long)p->channels,
+         p->places, p->largest_scale);
+  if (p->clips > 0)
+    printf(", %d Clip nodes with a limit per channel", p->clips);
+  printf("; %d layers cannot be scaled without changing the function.\n", p->places_left);
+}
+
+static void print_absorption(const qb_preparation *p) {
+  printf("Bias absorption: %lld biases of %d layers moved into the next layer, %d layers left alone",
+         (long long)p->absorbed, p->absorb_places, p->absorb_left);
+  printf(p->absorbed > 0 ? "; the function changes where such a channel falls below what was moved.\n" : ".\n");
+}
+
+/* What was done to the float network, and whether it was kept. */
+static void print_preparation(const quantize_arguments *arguments, const qb_quantize_info *info) {
+  const qb_quantize_settings *settings = &arguments->settings;
+  const qb_preparation *p = &info->preparation;
+  if (settings->equalize != QB_EQUALIZATION_NONE || settings->bias_absorption)
+    printf("\n");
+  if (settings->equalize != QB_EQUALIZATION_NONE)
+    print_scaling(p);
+  if (settings->bias_absorption)
+    print_absorption(p);
+  if (isnan(p->error_with))
+    return;
+  printf("With nearest codes the mean square error of the output on %s is %.3g, without this %.3g%s.\n",
+         arguments->data.path != NULL ? "calibration samples" : "random inputs", p->error_with, p->error_without,
+         p->dropped ? ": it was dropped" : "");
+}
+
 /* What the calibration samples say: the whole network's error with nearest codes and with those that were kept. */
-static void print_calibration(const qb_quantize_info *info) {
+static void print_calibration(const qb_quantize_info *info, bool calibrated) {
   int nearest = 0, unsupported = 0;
   for (int i = 0; i < info->layer_count; i++) {
     nearest += info->layers[i].method == QB_METHOD_NEAREST;
@@ -214,8 +272,8 @@ static void print_calibration(const qb_quantize_info *info) {
   }
   if (isnan(info->error))
     return;
-  printf("\nOn the calibration samples the mean square error of the output is %.3g, with nearest codes %.3g.\n",
-         info->error, info->error_nearest);
+  printf("\nOn %s the mean square error of the output is %.3g, with nearest codes %.3g.\n",
+         calibrated ? "the calibration samples" : "random inputs", info->error, info->error_nearest);
   if (info->kept_nearest)
     printf("Nearest codes were better for the whole network and were kept.\n");
   else if (nearest > 0)
@@ -238,7 +296,8 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
     after += stored;
   }
   cli_table_end(&table);
-  print_calibration(info);
+  print_preparation(arguments, info);
+  print_calibration(info, arguments->data.path != NULL);
   if (info->activation_count > 0)
     printf("\n%d activations of %d bits, ranges (%s) from %lld samples\n", info->activation_count,
            arguments->settings.activation_bits, qb_range_rule_name(arguments->settings.activation_range),
@@ -247,9 +306,11 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
   printf("\n%s: opset %lld, %s; weights %s before, %s after; largest change of a weight %.4g\n", arguments->output,
          (long long)save->opset, cli_bytes(save->size_bytes, texts[0]), cli_bytes(before, texts[1]),
          cli_bytes(after, texts[2]), info->delta);
-  printf("Read back and run: largest output difference from the network in memory %.3g; with the original weights put "
-         "back, %.2g of the largest output from the original (rounding of folded BatchNorm).\n",
-         save->output_difference, save->float_difference);
+  bool moved = info->preparation.absorbed > 0 && !info->preparation.dropped;
+  printf("Read back and run: largest output difference from the network in memory %.3g; with the %s weights put back, "
+         "%.2g of the largest output from %s (rounding of folded BatchNorm).\n",
+         save->output_difference, moved ? "float" : "original", save->float_difference,
+         moved ? "the network whose biases moved" : "the original");
 }
 
 static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *plan) {

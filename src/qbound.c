@@ -22,8 +22,7 @@
 #include "base/hash.h"
 #include "data/dataset.h"
 #include "graph/pass_fold_bn.h"
-#include "quant/activations.h"
-#include "quant/quant.h"
+#include "quant/network.h"
 #include "report/report_json.h"
 #include "run/measure.h"
 
@@ -69,12 +68,15 @@ static qb_status quantize(const qb_model *model, const qb_quantize_settings *set
   quantized->settings.plan = NULL;
   quantized->settings.plan_count = 0;
   quantized->settings.calibration_data = NULL;
-  int32_t activations;
-  QB_TRY(qb_graph_clone(&model->graph, &quantized->graph, error));
-  QB_TRY(qb_quantize_weights(&quantized->graph, settings, progress, info, error));
-  QB_TRY(qb_quantize_activations(&quantized->graph, settings, progress, &activations, error));
+  qb_statistics statistics = {0};
+  qb_status status = qb_statistics_read(&model->read, &statistics, error);
+  if (status == QB_OK)
+    status = qb_quantize_network(&model->graph, &statistics, settings, progress, &quantized->prepared,
+                                 &quantized->graph, info, error);
+  qb_statistics_free(&statistics);
+  QB_TRY(status);
+  quantized->exact = info->preparation.exact || info->preparation.dropped;
   QB_TRY(qb_calibration_record(&settings->calibration, model, &quantized->calibration, error));
-  info->activation_count = activations;
   info->calibration_samples = quantized->calibration.count;
   QB_TRY(qb_model_list_layers(quantized, error));
   describe_storage(quantized, info);

@@ -250,8 +250,23 @@ typedef enum qb_solver {
   QB_SOLVER_GRADIENT /* the published soft relaxation, 10000 Adam steps: for comparison, slow */
 } qb_solver;
 
+/* Moving factors between neighbouring layers before quantizing, channel by channel, powers of two only: the network's
+ * function stays exactly as it is. */
+typedef enum qb_equalization {
+  QB_EQUALIZATION_NONE,
+  QB_EQUALIZATION_RANGE, /* equal ranges of weights on both sides, then fewer expected rounding errors */
+  QB_EQUALIZATION_L1     /* rows of |W| sum to at most 1: what the products of norms in bounds want */
+} qb_equalization;
+
+/* Taking the mean error that rounded weights put on a layer's output away with its bias. */
+typedef enum qb_bias_correction {
+  QB_BIAS_KEEP,
+  QB_BIAS_DATA, /* measured on calibration samples, errors of earlier layers included */
+  QB_BIAS_FREE  /* without data: means of inputs from BatchNormalization statistics, through Relu and Clip */
+} qb_bias_correction;
+
 /* Samples that show what inputs a network sees. Settings that use them: the schemes adaround and gptq, the grid output,
- * bias correction. */
+ * bias correction with data. */
 typedef struct qb_calibration {
   /* Writes sample `index` < count (the elements of the network's input at batch one). Called from several threads at
    * once. */
@@ -301,7 +316,13 @@ typedef struct qb_quantize_settings {
   double activation_percentile;   /* of QB_RANGE_PERCENTILE: the share of the numbers up to each limit, above 0.5 and
                                    * at most 1; default 0.9999 */
   qb_solver solver;               /* of QB_SCHEME_ADAROUND, default QB_SOLVER_DESCENT */
-  bool bias_correction;  /* biases take the mean error of the layer's output away; needs calibration; default false */
+  qb_bias_correction bias_correction; /* default QB_BIAS_KEEP; QB_BIAS_DATA needs calibration */
+  qb_equalization equalize;           /* default QB_EQUALIZATION_NONE */
+  bool keep_interrupted;              /* when `progress` asks to stop after some layers were calibrated: give the others
+                                       * nearest codes and finish, instead of QB_ERROR_INTERRUPTED; default false */
+  bool bias_absorption;  /* biases of channels that are hardly ever below c > 0 move into the next layer: c is mean - 3
+                          * deviations of BatchNormalization, or the smallest value on calibration samples. The function
+                          * changes where a channel does fall below c. Default false */
   double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean; default 0.01 */
   bool activation_order; /* QB_SCHEME_GPTQ fixes columns with large inputs first; default true */
 } qb_quantize_settings;
@@ -335,6 +356,24 @@ typedef struct qb_quantize_layer {
   double seconds;       /* wall time of the layer, its share of running the networks included */
 } qb_quantize_layer;
 
+/* What happened to the float network before its weights were rounded. */
+typedef struct qb_preparation {
+  bool dropped;             /* nothing in the end: nearest codes were better without, see errors */
+  int places;               /* equalization: layers whose output channels could be scaled */
+  int places_left;          /* layers whose channels keep their scale, because the function would change */
+  int64_t channels;         /* scaled */
+  int64_t channels_refused; /* kept their scale because a product would not be exact */
+  int clips;                /* Clip nodes that have a limit per channel now */
+  double largest_scale;     /* of s and 1/s; 1: nothing scaled */
+  int absorb_places;        /* bias absorption: layers with channels whose bias moved */
+  int64_t absorbed;         /* such channels */
+  int absorb_left; /* layers that were left alone, because the next layer pads or what lies between is no shift */
+  bool exact;      /* the prepared float network is the original in exact arithmetic */
+  /* Mean square error of the output with nearest codes, without and with the preparation: on calibration samples, or on
+   * random inputs where there are none. NAN when nothing was to compare. */
+  double error_without, error_with;
+} qb_preparation;
+
 typedef struct qb_quantize_info {
   int layer_count;
   qb_quantize_layer *layers; /* (layer_count), owned by the info */
@@ -343,6 +382,9 @@ typedef struct qb_quantize_info {
    * the same grids, and with what was kept. Where nearest was better it was kept, and kept_nearest says so. */
   double error_nearest, error;
   bool kept_nearest;
+  qb_preparation preparation;
+  int biases_corrected;        /* layers whose bias was corrected */
+  bool interrupted;            /* only with keep_interrupted: some layers have nearest codes instead of the scheme's */
   int activation_count;        /* values that got a quantizer; 0 when activations stay float */
   int64_t calibration_samples; /* of the caller that were used, repetitions not counted; 0 without calibration */
 } qb_quantize_info;
@@ -360,6 +402,8 @@ QB_API const char *qb_granularity_name(qb_granularity granularity);
 QB_API const char *qb_grid_choice_name(qb_grid_choice grid);
 QB_API const char *qb_range_rule_name(qb_range_rule rule);
 QB_API const char *qb_solver_name(qb_solver solver);
+QB_API const char *qb_equalization_name(qb_equalization equalize);
+QB_API const char *qb_bias_correction_name(qb_bias_correction correction);
 QB_API const char *qb_layer_method_name(qb_layer_method method);
 
 /* Quantizes every layer with weights, then the activations where asked. The result borrows from `model`, which must

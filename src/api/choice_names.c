@@ -34,6 +34,20 @@ const char *qb_solver_name(qb_solver solver) {
   return solver == QB_SOLVER_DESCENT ? "descent" : solver == QB_SOLVER_GRADIENT ? "gradient" : "unknown";
 }
 
+const char *qb_equalization_name(qb_equalization equalize) {
+  return equalize == QB_EQUALIZATION_NONE    ? "none"
+         : equalize == QB_EQUALIZATION_RANGE ? "range"
+         : equalize == QB_EQUALIZATION_L1    ? "l1"
+                                             : "unknown";
+}
+
+const char *qb_bias_correction_name(qb_bias_correction correction) {
+  return correction == QB_BIAS_KEEP   ? "none"
+         : correction == QB_BIAS_DATA ? "data"
+         : correction == QB_BIAS_FREE ? "free"
+                                      : "unknown";
+}
+
 const char *qb_layer_method_name(qb_layer_method method) {
   switch (method) {
   case QB_METHOD_FLOAT: return "float";

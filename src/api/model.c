@@ -29,6 +29,7 @@ void qb_model_free(qb_model *model) {
   qb_free(model->layers);
   qb_free(model->calibration.text);
   qb_graph_free(&model->graph);
+  qb_graph_free(&model->prepared);
   qb_graph_free(&model->read);
   qb_onnx_free(model->document);
   qb_free(model->path);

@@ -12,6 +12,8 @@ struct qb_model {
   const qb_model *source; /* the model it was quantized from, which owns the document; NULL when it was read */
   qb_onnx *document;      /* NULL when quantized */
   qb_graph read;          /* the network as in the file; empty when quantized */
+  qb_graph prepared;      /* when quantized: the float network, equalized, biases absorbed; else empty */
+  bool exact;             /* when quantized: `prepared` is the source's network in exact arithmetic */
   qb_graph graph;         /* BatchNorm folded, and quantized weights when it was quantized */
   qb_node_id *layers;     /* (layer_count) the nodes of `graph` with constant weights, in order */
   int layer_count;

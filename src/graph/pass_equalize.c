@@ -202,10 +202,17 @@ static qb_status equalize_magnitudes(equalizer_state *state, qb_error *error) {
 
 /* ------------------------------------------------------------------------------------------------------- the pass */
 
-static void summarize(equalizer_state *state) {
+static qb_status summarize(equalizer_state *state, qb_error *error) {
   qb_equalize_info *info = state->info;
+  size_t count = (size_t)state->segment_count + 1;
+  qb_equalize_scaled *scaled = qb_arena_alloc(&state->graph->arena, count, sizeof *scaled);
+  if (scaled == NULL)
+    return qb_fail_memory(error, "the list of layers", count * sizeof *scaled);
+  info->scaled = scaled;
   info->largest_scale = 1;
   for (int32_t i = 0; i < state->segment_count; i++) {
+    const qb_segment *segment = &state->segments[i];
+    scaled[i] = (qb_equalize_scaled){state->graph->nodes[segment->source.node].name, segment->channels, segment->scale};
     info->clips += qb_segment_join_limits(state->graph, &state->segments[i]);
     for (int64_t c = 0; c < state->segments[i].channels; c++) {
       double factor = state->segments[i].scale[c];
@@ -214,6 +221,7 @@ static void summarize(equalizer_state *state) {
       info->largest_scale = fmax(info->largest_scale, fmax(factor, 1 / factor));
     }
   }
+  return QB_OK;
 }
 
 static qb_status check_settings(const qb_equalize_settings *settings, qb_error *error) {
@@ -237,7 +245,7 @@ qb_status qb_equalize(qb_graph *graph, const qb_equalize_settings *settings, qb_
   else if (status == QB_OK)
     equalize_ranges(&state);
   if (status == QB_OK)
-    summarize(&state);
+    status = summarize(&state, error);
   double *arrays[5] = {state.rows, state.columns, state.far_columns, state.factors, state.far_factors};
   for (int i = 0; i < 5; i++)
     qb_free(arrays[i]);

@@ -31,6 +31,12 @@ typedef struct qb_equalize_left {
   const char *why;  /* a static sentence */
 } qb_equalize_left;
 
+typedef struct qb_equalize_scaled {
+  const char *node;    /* a layer that could be scaled */
+  int64_t channels;    /* of its output */
+  const double *scale; /* (channels) what its outputs were divided by; 1: left as it was */
+} qb_equalize_scaled;
+
 typedef struct qb_equalize_info {
   int32_t places;           /* layers whose output channels could be scaled */
   int64_t channels;         /* channels that were scaled in the end */
@@ -40,7 +46,8 @@ typedef struct qb_equalize_info {
   double largest_scale;     /* largest of s and 1/s over all channels */
   double largest_change;    /* largest relative rounding of a weight, bias or limit: 0 with powers of two */
   int32_t left_count;
-  const qb_equalize_left *left; /* (left_count), in the graph's arena */
+  const qb_equalize_left *left;     /* (left_count), in the graph's arena */
+  const qb_equalize_scaled *scaled; /* (places), in the graph's arena */
 } qb_equalize_info;
 
 void qb_equalize_settings_default(qb_equalize_settings *settings);

@@ -2,23 +2,7 @@
 #include "quant/bias_correction.h"
 
 #include "base/error.h"
-
-bool qb_bias_can_be_corrected(const qb_graph *graph, const qb_linear *linear) {
-  qb_op op = graph->nodes[linear->node].op;
-  bool constant = linear->bias == QB_NONE || graph->values[linear->bias].is_constant;
-  return (op == QB_OP_CONV || op == QB_OP_GEMM) && constant;
-}
-
-static qb_status unused_name(qb_graph *graph, const char *base, char **name, qb_error *error) {
-  for (int i = 0;; i++) {
-    *name = i == 0 ? qb_arena_format(&graph->arena, "%s_bias", base)
-                   : qb_arena_format(&graph->arena, "%s_bias_%d", base, i);
-    if (*name == NULL)
-      return qb_fail_memory(error, base, sizeof base);
-    if (qb_graph_find(graph, *name) == QB_NONE)
-      return QB_OK;
-  }
-}
+#include "graph/layer_bias.h"
 
 /* mean(W' xh - W x) of output channel `o`: (W' - W) mean(xh) + mean(W (xh - x)). */
 static double mean_error(const qb_gram *gram, const float *weights, size_t o) {
@@ -33,27 +17,49 @@ static double mean_error(const qb_gram *gram, const float *weights, size_t o) {
 
 qb_status qb_bias_correct(qb_graph *graph, const qb_linear *linear, const qb_gram *gram, const float *weights,
                           qb_error *error) {
-  const qb_node *node = &graph->nodes[linear->node];
-  qb_value_id old = linear->bias, id;
-  const float *before = old == QB_NONE ? NULL : qb_view_f32(&graph->values[old].constant);
-  size_t outputs = gram->groups * gram->rows;
-  float *data;
-  if (old != QB_NONE && graph->values[old].shape.rank == 1 && (size_t)graph->values[old].shape.dims[0] == outputs &&
-      qb_graph_use_count(graph, old) == 1) {
-    data = qb_graph_replace_constant(graph, old);
-    if (data == NULL)
-      return qb_fail_memory(error, node->name, outputs * sizeof *data);
-  } else {
-    size_t given = old == QB_NONE ? 0 : qb_shape_elements(&graph->values[old].shape);
-    if (given > 1 && given != outputs) /* cannot be: the importer has checked it */
-      return qb_fail(error, QB_ERROR_SHAPE, "%s: the bias of '%s' does not fit its outputs", graph->name, node->name);
-    char *name;
-    QB_TRY(unused_name(graph, node->name, &name, error));
-    QB_TRY(qb_graph_new_constant(graph, name, &QB_SHAPE((int64_t)outputs), &id, &data, error));
-    QB_TRY(qb_graph_set_input(graph, linear->node, 2, id, error));
-    before = old == QB_NONE ? NULL : qb_view_f32(&graph->values[old].constant);
+  qb_linear layer = *linear;
+  float *bias;
+  QB_TRY(qb_layer_bias_own(graph, &layer, &bias, error));
+  for (size_t o = 0; o < gram->groups * gram->rows; o++)
+    bias[o] = (float)((double)bias[o] - mean_error(gram, weights, o));
+  return QB_OK;
+}
+
+/* (W' - W) E[x] of output channel `o`, a mean per input channel. */
+static double expected_error(const qb_linear *linear, const float *before, const float *after, const double *mean,
+                             int64_t o) {
+  int64_t inputs = linear->in_channels / linear->group, rows = linear->out_channels / linear->group;
+  const double *group_mean = mean + o / rows * inputs;
+  double sum = 0;
+  for (int64_t i = 0; i < inputs; i++) {
+    double moved = 0;
+    for (int64_t k = 0; k < linear->kernel_area; k++) {
+      int64_t at = (o * inputs + i) * linear->kernel_area + k;
+      moved += (double)after[at] - (double)before[at];
+    }
+    sum += moved * group_mean[i];
   }
-  for (size_t o = 0; o < outputs; o++)
-    data[o] = (float)((before != NULL ? (double)before[o] : 0) - mean_error(gram, weights, o));
+  return sum;
+}
+
+qb_status qb_bias_correct_free(const qb_graph *original, qb_graph *graph, const qb_moments *moments, int *corrected,
+                               qb_error *error) {
+  *corrected = 0;
+  for (qb_node_id n = 0; n < graph->node_count; n++) {
+    qb_linear was, is;
+    if (!qb_graph_linear(original, n, &was) || !qb_graph_linear(graph, n, &is) || !qb_layer_bias_is_free(graph, &is) ||
+        graph->values[is.weight].codes == NULL)
+      continue;
+    const double *mean = qb_moments_of_layer(moments, original, &was);
+    if (mean == NULL)
+      continue;
+    const float *before = qb_view_f32(&original->values[was.weight].constant);
+    const float *after = qb_view_f32(&graph->values[is.weight].constant);
+    float *bias;
+    QB_TRY(qb_layer_bias_own(graph, &is, &bias, error));
+    for (int64_t o = 0; o < is.out_channels; o++)
+      bias[o] = (float)((double)bias[o] - expected_error(&was, before, after, mean, o));
+    (*corrected)++;
+  }
   return QB_OK;
 }

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "graph/layer_bias.h"
 #include "quant/adaround.h"
 #include "quant/bias_correction.h"
 #include "quant/calibrator.h"
@@ -247,7 +248,7 @@ static qb_status calibrate(calibrated_layer *layer, const qb_linear *linear, qb_
   const qb_graph *graph = calibrator->quantized;
   const qb_quantize_settings *settings = &calibrator->settings;
   qb_gram_settings how = {.matrix = true, .positions = settings->calibration.positions, .seed = settings->seed};
-  bool correct = settings->bias_correction && qb_bias_can_be_corrected(graph, linear);
+  bool correct = settings->bias_correction == QB_BIAS_DATA && qb_layer_bias_is_free(graph, linear);
   QB_TRY(qb_gram_create(graph, linear, layer->weights, &how, gram, error));
   QB_TRY(gather(calibrator, linear, gram, correct, layer->progress, &layer->inherited, error));
   info->columns = gram->columns;

@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "quant/gram.h"
 #include "quant/layer.h"
+#include "quant/samples.h"
 
 typedef struct qb_calibrator qb_calibrator;
 
@@ -37,5 +38,9 @@ void qb_calibrator_changed(qb_calibrator *calibrator);
  * at most `limit` calibration samples. */
 QB_MUST_CHECK qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, const qb_graph *b,
                                          int64_t limit, double errors[2], qb_error *error);
+
+/* The same for any samples and any `original` network: its own interface is that of `a` and `b`. */
+QB_MUST_CHECK qb_status qb_guard_compare(const qb_graph *original, const qb_samples *samples, const qb_graph *a,
+                                         const qb_graph *b, int64_t limit, double errors[2], qb_error *error);
 
 #endif

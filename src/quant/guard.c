@@ -51,10 +51,8 @@ static qb_status add_batch(comparison *c, const qb_samples *samples, int64_t fir
   return QB_OK;
 }
 
-qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, const qb_graph *b, int64_t limit,
-                           double errors[2], qb_error *error) {
-  const qb_samples *samples = &calibrator->samples;
-  const qb_graph *graph = &calibrator->original;
+qb_status qb_guard_compare(const qb_graph *graph, const qb_samples *samples, const qb_graph *a, const qb_graph *b,
+                           int64_t limit, double errors[2], qb_error *error) {
   comparison c = {.graphs = {graph, a, b}, .limit = limit < samples->count ? limit : samples->count};
   errors[0] = errors[1] = 0;
   qb_status status = create(samples, &c, error);
@@ -67,4 +65,9 @@ qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, c
     qb_run_free(c.runs[i]);
   qb_free(c.input);
   return status;
+}
+
+qb_status qb_guard_network(const qb_calibrator *calibrator, const qb_graph *a, const qb_graph *b, int64_t limit,
+                           double errors[2], qb_error *error) {
+  return qb_guard_compare(&calibrator->original, &calibrator->samples, a, b, limit, errors, error);
 }

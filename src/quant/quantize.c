@@ -50,9 +50,15 @@ static qb_status check_calibration(const qb_quantize_settings *settings, qb_erro
                    "calibration with %lld samples, %lld used, %d positions: give numbers from 0 up and a function that "
                    "reads",
                    (long long)c->count, (long long)c->samples, c->positions);
-  if (c->count == 0 && (settings->bias_correction || settings->grid == QB_GRID_OUTPUT))
+  bool correct = settings->bias_correction == QB_BIAS_DATA;
+  if (c->count == 0 && (correct || settings->grid == QB_GRID_OUTPUT))
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s needs calibration data; give some, or do without",
-                   settings->bias_correction ? "bias correction" : "the grid output");
+                   correct ? "bias correction with data" : "the grid output");
+  if (settings->bias_correction != QB_BIAS_KEEP && !correct && settings->bias_correction != QB_BIAS_FREE)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "bias correction number %d is unknown", (int)settings->bias_correction);
+  if (settings->equalize != QB_EQUALIZATION_NONE && settings->equalize != QB_EQUALIZATION_RANGE &&
+      settings->equalize != QB_EQUALIZATION_L1)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "equalization number %d is unknown", (int)settings->equalize);
   if (!(settings->damping >= 0 && settings->damping <= 1e6))
     return qb_fail(error, QB_ERROR_ARGUMENT, "damping is %g; it is a share of the mean diagonal, 0 or more",
                    settings->damping);
@@ -273,8 +279,10 @@ static qb_status write_layer(quantize_work *work, int index, const qb_layer_code
   qb_graph *graph = work->graph;
   qb_linear *linear = &work->linears[index];
   QB_TRY(qb_layer_codes_write(codes, graph, linear->weight, error));
-  if (gram->columns > 0)
+  if (gram->columns > 0) {
     QB_TRY(qb_bias_correct(graph, linear, gram, qb_view_f32(&graph->values[linear->weight].constant), error));
+    work->info->biases_corrected++;
+  }
   if (work->calibrator != NULL)
     qb_calibrator_changed(work->calibrator);
   return QB_OK;
@@ -373,7 +381,7 @@ static qb_status guard_network(quantize_work *work, qb_error *error) {
   qb_quantize_settings plain = *work->settings;
   plain.calibration.count = 0;
   plain.activation_bits = 0;
-  plain.bias_correction = false;
+  plain.bias_correction = QB_BIAS_KEEP;
   plain.scheme = plain.scheme == QB_SCHEME_ROUND ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
   plain.grid = plain.grid == QB_GRID_MINMAX ? QB_GRID_MINMAX : QB_GRID_MSE;
   qb_graph nearest;
@@ -395,7 +403,7 @@ static qb_status guard_network(quantize_work *work, qb_error *error) {
 /* Samples given for activations alone leave the weights as they are without samples. */
 static bool uses_calibration(const qb_quantize_settings *settings) {
   bool asked = settings->scheme == QB_SCHEME_ADAROUND || settings->scheme == QB_SCHEME_GPTQ ||
-               settings->grid == QB_GRID_OUTPUT || settings->bias_correction;
+               settings->grid == QB_GRID_OUTPUT || settings->bias_correction == QB_BIAS_DATA;
   return settings->calibration.count > 0 && (asked || settings->activation_bits == 0);
 }
 

@@ -86,6 +86,12 @@ static json_t *quantize_settings(const qb_quantize_settings *settings) {
   object = qb_json_put(object, "affine", json_boolean(settings->affine));
   object = qb_json_put(object, "grid", qb_json_text(qb_grid_choice_name(settings->grid)));
   object = qb_json_put(object, "seed", json_integer((json_int_t)settings->seed));
+  if (settings->equalize != QB_EQUALIZATION_NONE)
+    object = qb_json_put(object, "equalize", qb_json_text(qb_equalization_name(settings->equalize)));
+  if (settings->bias_absorption)
+    object = qb_json_put(object, "bias_absorption", json_true());
+  if (settings->bias_correction != QB_BIAS_KEEP)
+    object = qb_json_put(object, "bias_correction", qb_json_text(qb_bias_correction_name(settings->bias_correction)));
   if (settings->activation_bits == 0)
     return object;
   object = qb_json_put(object, "activation_bits", json_integer(settings->activation_bits));
@@ -106,6 +112,36 @@ static json_t *quantized_layer(const qb_quantize_layer *layer, bool compat) {
   return qb_json_put(entry, "size_after_bytes", json_integer(qb_quantize_layer_bytes(layer, compat)));
 }
 
+static json_t *preparation(const qb_preparation *p) {
+  json_t *object = qb_json_put(json_object(), "dropped", json_boolean(p->dropped));
+  object = qb_json_put(object, "places", json_integer(p->places));
+  object = qb_json_put(object, "places_left", json_integer(p->places_left));
+  object = qb_json_put(object, "channels", json_integer(p->channels));
+  object = qb_json_put(object, "channels_refused", json_integer(p->channels_refused));
+  object = qb_json_put(object, "clips", json_integer(p->clips));
+  object = qb_json_put(object, "largest_scale", qb_json_real(p->largest_scale));
+  object = qb_json_put(object, "absorb_places", json_integer(p->absorb_places));
+  object = qb_json_put(object, "absorbed", json_integer(p->absorbed));
+  object = qb_json_put(object, "absorb_left", json_integer(p->absorb_left));
+  object = qb_json_put(object, "exact", json_boolean(p->exact));
+  object = qb_json_put(object, "error_without", qb_json_real(p->error_without));
+  return qb_json_put(object, "error_with", qb_json_real(p->error_with));
+}
+
+/* What was done beyond rounding, and what the guards found; absent when nothing was. */
+static json_t *put_calibration(json_t *report, const qb_quantize_settings *settings, const qb_quantize_info *info) {
+  if (settings->equalize != QB_EQUALIZATION_NONE || settings->bias_absorption)
+    report = qb_json_put(report, "preparation", preparation(&info->preparation));
+  if (settings->bias_correction != QB_BIAS_KEEP)
+    report = qb_json_put(report, "biases_corrected", json_integer(info->biases_corrected));
+  if (!isnan(info->error)) {
+    report = qb_json_put(report, "error_nearest", qb_json_real(info->error_nearest));
+    report = qb_json_put(report, "error", qb_json_real(info->error));
+    report = qb_json_put(report, "kept_nearest", json_boolean(info->kept_nearest));
+  }
+  return info->interrupted ? qb_json_put(report, "interrupted", json_true()) : report;
+}
+
 qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, qb_error *error) {
   return qb_json_print(quantize_settings(settings), text, error);
 }
@@ -120,6 +156,7 @@ qb_status qb_report_quantize(const char *model, const qb_quantize_settings *sett
   for (int i = 0; i < info->layer_count; i++)
     layers = qb_json_append(layers, quantized_layer(&info->layers[i], compat));
   report = qb_json_put(report, "layers", layers);
+  report = put_calibration(report, settings, info);
   json_t *file = qb_json_put(json_object(), "path", qb_json_text(output));
   file = qb_json_put(file, "opset", json_integer(save->opset));
   file = qb_json_put(file, "size_bytes", json_integer(save->size_bytes));
