@@ -128,13 +128,7 @@ static void claim_lower(const qb_search_result *found, qb_worst_case_claim *clai
 /* ------------------------------------------------------------------------------------------------------- the claim */
 
 qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair) {
-  qb_error first;
-  if (qb_pair_match(&c->model->graph, &c->quantized->graph, pair, &first) == QB_OK)
-    return QB_OK;
-  qb_pair_free(pair);
-  *pair = (qb_pair){0};
-  qb_status status = qb_pair_match_absorbed(&c->model->graph, &c->quantized->graph, pair, c->error);
-  return status == QB_OK ? QB_OK : qb_fail(c->error, first.status, "%s", first.message);
+  return qb_pair_match_any(&c->model->graph, &c->quantized->graph, pair, c->error);
 }
 
 static qb_status bound_worst_case(const qb_certifying *c, uint32_t methods) {

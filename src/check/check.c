@@ -78,14 +78,9 @@ static qb_status load(const char *const paths[2], networks *n, qb_error *error) 
   return QB_OK;
 }
 
-/* Also graphs whose quantizers clamp in place of an activation. */
+/* Also graphs whose quantizers clamp in place of an activation, or whose channels were rescaled. */
 static bool match(networks *n, qb_error *why) {
-  qb_error ignored;
-  if (qb_pair_match(&n->graphs[0], &n->graphs[1], &n->pair, why) == QB_OK)
-    return true;
-  qb_pair_free(&n->pair);
-  n->pair = (qb_pair){0};
-  return qb_pair_match_absorbed(&n->graphs[0], &n->graphs[1], &n->pair, &ignored) == QB_OK;
+  return qb_pair_match_any(&n->graphs[0], &n->graphs[1], &n->pair, why) == QB_OK;
 }
 
 static void unload(networks *n) {

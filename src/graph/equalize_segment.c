@@ -252,6 +252,23 @@ void qb_segment_ranges(const qb_graph *graph, const qb_segment *segment, double 
   }
 }
 
+static double sum_of(pieces numbers) {
+  double sum = 0;
+  for (int64_t r = 0; r < numbers.runs; r++)
+    for (int64_t i = 0; i < numbers.length; i++)
+      sum += fabs((double)numbers.data[r * numbers.stride + i]);
+  return sum;
+}
+
+void qb_segment_sums(const qb_graph *graph, const qb_segment *segment, double *rows, double *columns) {
+  for (int64_t c = 0; c < segment->channels; c++) {
+    rows[c] = sum_of(source_row(graph, &segment->source, c));
+    columns[c] = 0;
+    for (int32_t i = 0; i < segment->consumer_count; i++)
+      columns[c] += sum_of(consumer_column(graph, &segment->consumers[i], c, segment->channels));
+  }
+}
+
 /* ------------------------------------------------------------------------------------------------------- scaling */
 
 /* True when every product stays finite and, with `exact`, is a float32 number. */

@@ -32,6 +32,9 @@ int32_t qb_segment_join_limits(qb_graph *graph, const qb_segment *segment);
 /* max |w| per channel: of the source's rows into `rows`, of all consumers' columns into `columns`. */
 void qb_segment_ranges(const qb_graph *graph, const qb_segment *segment, double *rows, double *columns);
 
+/* Sum of |w| per channel, likewise. */
+void qb_segment_sums(const qb_graph *graph, const qb_segment *segment, double *rows, double *columns);
+
 /* Divides channel c by factors[c] > 0 in the source and the limits, multiplies it in the consumers. A channel in which
  * a product would overflow, or with `exact` be rounded, is skipped and marked. *change grows to the largest relative
  * rounding. Returns the number of channels changed. */

@@ -484,6 +484,8 @@ void qb_pair_free(qb_pair *pair) {
     return;
   qb_free(pair->partner);
   qb_free(pair->value);
+  qb_graph_free(pair->rescaled);
+  qb_free(pair->rescaled);
   *pair = (qb_pair){0};
 }
 

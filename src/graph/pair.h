@@ -26,7 +26,8 @@ typedef struct qb_pair {
                          graph stands for (also behind QuantizeLinear and copies), QB_NONE for dead values and for
                          constants that only the quantized graph has */
   int32_t clip_differences, operand_differences;
-  int32_t absorbed; /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
+  int32_t absorbed;   /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
+  qb_graph *rescaled; /* owned; where not NULL it is `original`, see qb_pair_match_any */
 } qb_pair;
 
 /* True when the parameters of a quantized node that a bound takes for granted are those of its partner: slopes of
@@ -44,6 +45,14 @@ QB_MUST_CHECK qb_status qb_pair_match(const qb_graph *original, const qb_graph *
  * partner. For readers that have the rule clip(relu(x), 0, M) against clip(x', 0, M). */
 QB_MUST_CHECK qb_status qb_pair_match_absorbed(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
                                                qb_error *error);
+
+/* What a bound matches with: qb_pair_match, else qb_pair_match_absorbed (the message is that of the first). Where the
+ * quantized network was equalized before its weights were rounded, the channels of the original are rescaled likewise,
+ * so that partners hold weights of one size: pair->original is then a clone with the same ids, of the same function in
+ * exact arithmetic. The factors are guessed from limits of Clip, biases and sums of weights; whatever the guess, only
+ * powers of two are used and only where every product is exact, so a wrong guess costs tightness and not truth. */
+QB_MUST_CHECK qb_status qb_pair_match_any(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
+                                          qb_error *error);
 void qb_pair_free(qb_pair *pair);
 
 #endif

@@ -47,6 +47,8 @@ cmp a16.onnx b16.onnx || fail "another number of threads, another file"
 
 run quantize digits.onnx -o e4.onnx --bits 4 --granularity tensor --equalize range
 run quantize digits.onnx -o e4d.onnx --bits 4 --granularity tensor --equalize l1 --bias-correction=free
+"$QBOUND" certify digits.onnx e4.onnx -o e4.json --domain 0.01 --method layerwise --no-search >/dev/null || fail "no certificate of an equalized network"
+"$QBOUND" check e4.json digits.onnx e4.onnx >/dev/null || fail "the certificate does not hold"
 run quantize digits.onnx -o b8.onnx --bias-absorption
 run quantize digits.onnx -o no.onnx --bias-correction
 run quantize digits.onnx -o no.onnx --equalize maximum
