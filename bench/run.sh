@@ -13,3 +13,4 @@ else
 fi
 # Half an hour on two cores; ACCURACY=no leaves it out.
 [ "${ACCURACY:-yes}" = no ] || sh bench/accuracy.sh "$build"
+sh bench/statistical.sh "$build"

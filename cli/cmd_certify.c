@@ -157,8 +157,9 @@ static int report(const qb_certificate *certificate, const certify_arguments *ar
   } else {
     cli_progress_end();
     cli_print_certificate(certificate);
-    printf("\n%s is written; `qbound check %s %s %s` verifies it\n", arguments->output, arguments->output,
-           certificate->model, certificate->quantized);
+    printf("\n%s is written; `qbound check %s %s %s` %s\n", arguments->output, arguments->output, certificate->model,
+           certificate->quantized,
+           certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it");
     code = cli_flush();
   }
   return code == CLI_DONE && certificate->has_worst_case && !certificate->worst_case.proved ? CLI_UNPROVED : code;

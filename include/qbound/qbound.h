@@ -680,7 +680,10 @@ typedef struct qb_check_report {
   char why[512];   /* a sentence */
   char method[32]; /* of the certificate, "" when it claims no worst case */
   double claimed;
-  double recomputed; /* by the checker; INFINITY when it gives none */
+  double recomputed;       /* by the checker; INFINITY when it gives none */
+  bool files_match;        /* both networks are the files of the certificate */
+  const char *statistical; /* of the statistical claim: "limits follow" from the counts that were measured, which are
+                            * not recomputed, "refuted", or "unknown"; NULL without one */
   double seconds;
 } qb_check_report;
 

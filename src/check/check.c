@@ -4,6 +4,7 @@
  *   check_linear.c   the rule of layers with weights
  *   check_l2.c       spectral: the l2 recurrences from claimed norms
  *   check_sigma.c    proving a claimed norm, frequency by frequency
+ *   check_statistical.c  limits of held-out inputs from the counts beside them
  * It shares the reader of ONNX files and the matching of two graphs with the engine, and nothing else. */
 #include <fenv.h>
 #include <math.h>
@@ -173,11 +174,33 @@ static qb_status check_claim(const claim *c, const char *const paths[2], qb_chec
     return qb_fail(error, QB_ERROR_NUMERIC, "the floating-point unit flushes subnormals or does not round to nearest");
   if (!same_files(c, paths, report, &status, error))
     return status;
+  report->files_match = true;
   if (c->method[0] == '\0') {
     decide(report, QB_CHECK_UNKNOWN, "the certificate claims no worst case");
     return QB_OK;
   }
   return check_networks(c, paths, report, error);
+}
+
+/* What the statistical claim adds: the weakest verdict counts, and what was measured is never verified. */
+static void add_statistical(const statistical_verdict *verdict, bool has_worst_case, qb_check_report *report) {
+  char before[sizeof report->why], why[sizeof report->why];
+  if (!verdict->present || (has_worst_case && report->verdict == QB_CHECK_REFUTED))
+    return;
+  snprintf(before, sizeof before, "%s", has_worst_case ? report->why : "");
+  report->statistical = verdict->refuted ? "refuted" : verdict->unknown ? "unknown" : "limits follow";
+  if (verdict->refuted)
+    snprintf(why, sizeof why, "the statistical claim: %s", verdict->why);
+  else if (verdict->unknown)
+    snprintf(why, sizeof why, "%.300s%sthe statistical claim: %.150s", before, has_worst_case ? "; " : "",
+             verdict->why);
+  else
+    snprintf(why, sizeof why,
+             "%.250s%sthe statistical limits follow from the counts and errors in the file, which were measured and "
+             "are "
+             "not recomputed",
+             before, has_worst_case ? "; " : "");
+  decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }
 
 static double seconds_now(void) {
@@ -198,6 +221,8 @@ qb_status qb_check(const char *certificate, const char *model, const char *quant
   qb_status status = claim_read(certificate, &c, error);
   if (status == QB_OK)
     status = check_claim(&c, paths, report, error);
+  if (status == QB_OK && report->files_match)
+    add_statistical(&c.statistical, c.method[0] != '\0', report);
   claim_free(&c);
   omp_set_num_threads(old);
   report->seconds = seconds_now() - start;

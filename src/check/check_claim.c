@@ -172,6 +172,8 @@ static qb_status read_root(const reader *r, const json_t *root) {
     if (!read_text(json_object_get(json_object_get(root, "models"), names[i]), "sha256", r->c->sha256[i],
                    sizeof r->c->sha256[i]))
       return bad(r, "'models'");
+  if (json_object_get(root, "statistical") != NULL)
+    QB_TRY(judge_statistical(r->path, json_object_get(root, "statistical"), &r->c->statistical, r->error));
   if (json_object_get(root, "worst_case") == NULL)
     return QB_OK;
   QB_TRY(read_domain(r, json_object_get(root, "domain")));

@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "base/hash.h"
 #include "check/check_range.h"
+#include "check/check_statistical.h"
 
 enum { CLAIM_SIGMAS = 3 }; /* of W, W', W - W' */
 
@@ -38,6 +39,7 @@ typedef struct claim {
   int64_t layer_count, gate_count;
   claim_layer *layers;
   claim_gate *gates;
+  statistical_verdict statistical;
 } claim;
 
 /* Reads a certificate. QB_ERROR_IO, QB_ERROR_FORMAT (no JSON, another schema, a missing or senseless entry),

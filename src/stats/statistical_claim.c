@@ -30,6 +30,8 @@ typedef struct claiming {
   qb_arena *arena;
   double *errors; /* (n) sorted */
   double alpha;   /* of all claims about this candidate */
+  int64_t level_count;
+  bool shown[LEVELS], claimed[LEVELS]; /* (level_count of them) */
   qb_statistical_claim *claim;
   qb_error *error;
 } claiming;
@@ -91,22 +93,23 @@ static int64_t other_claims(const qb_statistical_claim *claim) {
   return 2 + (claim->labelled > 0) + claim->has_classes;
 }
 
-/* How many of the levels n inputs reach when all levels are claimed; fewer claims leave more for each. */
-static qb_status plan_levels(claiming *c, bool reached[LEVELS], int64_t *levels) {
+/* Which levels n inputs show when all are claimed; fewer claims leave more for each. Where only the largest error shows
+ * a level its own claim is enough. */
+static qb_status plan_levels(claiming *c) {
   double alpha = qb_bonferroni(c->alpha, 1 + LEVELS + other_claims(c->claim));
-  *levels = 0;
+  c->level_count = 0;
   for (int i = 0; i < LEVELS; i++) {
     int64_t rank;
     QB_TRY(qb_order_index(c->n, quantile_levels[i], alpha, &rank, c->error));
-    reached[i] = rank > 0;
-    *levels += reached[i];
+    c->shown[i] = rank > 0;
+    c->claimed[i] = rank > 0 && rank < c->n;
+    c->level_count += c->claimed[i];
   }
   return QB_OK;
 }
 
-static qb_status plan(claiming *c, bool reached[LEVELS]) {
+static qb_status plan(claiming *c) {
   qb_statistical_claim *claim = c->claim;
-  int64_t levels;
   claim->n = c->n;
   claim->confidence = c->settings->confidence;
   claim->candidates = c->settings->candidates;
@@ -116,8 +119,8 @@ static qb_status plan(claiming *c, bool reached[LEVELS]) {
   if (!(c->alpha > 0x1p-900))
     return qb_fail(c->error, QB_ERROR_ARGUMENT, "a confidence of %.17g for %lld candidates leaves no error probability",
                    claim->confidence, (long long)claim->candidates);
-  QB_TRY(plan_levels(c, reached, &levels));
-  claim->claims = 1 + levels + other_claims(claim);
+  QB_TRY(plan_levels(c));
+  claim->claims = 1 + c->level_count + other_claims(claim);
   claim->alpha = qb_bonferroni(c->alpha, claim->claims);
   return QB_OK;
 }
@@ -130,12 +133,12 @@ static qb_status claim_rank(const claiming *c, int64_t rank, double alpha, qb_er
   return qb_order_exceedance(c->n, rank, alpha, &result->exceedance, c->error);
 }
 
-static qb_status claim_quantiles(claiming *c, const bool reached[LEVELS]) {
+static qb_status claim_quantiles(claiming *c) {
   qb_statistical_claim *claim = c->claim;
   QB_TRY(claim_rank(c, c->n, claim->alpha, &claim->quantiles[claim->quantile_count++]));
   for (int i = LEVELS - 1; i >= 0; i--) {
     int64_t rank;
-    if (!reached[i])
+    if (!c->claimed[i])
       continue;
     QB_TRY(qb_order_index(c->n, quantile_levels[i], claim->alpha, &rank, c->error));
     QB_TRY(claim_rank(c, rank, claim->alpha, &claim->quantiles[claim->quantile_count++]));
@@ -291,7 +294,7 @@ static qb_status need_flips(const claiming *c, double target) {
 }
 
 /* The next flip rate below what is shown, and 1 %; the error levels that n is too small for. */
-static qb_status claim_needs(const claiming *c, const bool reached[LEVELS]) {
+static qb_status claim_needs(const claiming *c) {
   qb_statistical_claim *claim = c->claim;
   bool next = true;
   for (int i = 0; i < TARGETS; i++) {
@@ -301,7 +304,7 @@ static qb_status claim_needs(const claiming *c, const bool reached[LEVELS]) {
     next = next && !below;
   }
   for (int i = 0; i < LEVELS; i++) {
-    if (reached[i])
+    if (c->shown[i])
       continue;
     qb_sample_need *need = &claim->needs[claim->need_count++];
     *need = (qb_sample_need){.claim = "exceedance", .target = quantile_levels[i]};
@@ -317,16 +320,16 @@ static qb_status claim_needs(const claiming *c, const bool reached[LEVELS]) {
 qb_status qb_statistical_claim_make(const qb_observation *observations, int64_t n,
                                     const qb_statistical_settings *settings, qb_arena *arena,
                                     qb_statistical_claim *claim, qb_error *error) {
-  bool reached[LEVELS];
-  claiming c = {observations, n, settings, arena, NULL, 0, claim, error};
+  claiming c =
+      {.observations = observations, .n = n, .settings = settings, .arena = arena, .claim = claim, .error = error};
   *claim = (qb_statistical_claim){0};
   QB_TRY(check(&c));
   count(&c);
   QB_TRY(sort_errors(&c));
-  QB_TRY(plan(&c, reached));
-  QB_TRY(claim_quantiles(&c, reached));
+  QB_TRY(plan(&c));
+  QB_TRY(claim_quantiles(&c));
   QB_TRY(claim_curve(&c));
   QB_TRY(claim_rates(&c));
   QB_TRY(claim_classes(&c));
-  return claim_needs(&c, reached);
+  return claim_needs(&c);
 }
