@@ -1,6 +1,7 @@
 /* qbound quantize MODEL -o OUT.onnx: writes a quantized network that any ONNX runtime loads. */
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -313,6 +314,41 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
          moved ? "the network whose biases moved" : "the original");
 }
 
+/* ------------------------------------------------------------------------------------------------------ interruption
+ */
+
+static volatile sig_atomic_t interrupted;
+
+static void note_interruption(int signal_number) {
+  (void)signal_number;
+  interrupted = 1;
+}
+
+static bool report_or_stop(void *context, const char *what, int64_t done, int64_t total) {
+  const qb_progress *shown = context;
+  if (shown != NULL)
+    (void)shown->function(shown->context, what, done, total);
+  return interrupted == 0;
+}
+
+/* The first Ctrl-C ends quantizing with what is finished; a second one ends the program. */
+static void watch_interruption(void) {
+  struct sigaction action = {.sa_handler = note_interruption, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+}
+
+static int say_interrupted(const quantize_arguments *arguments, const qb_quantize_info *info) {
+  int finished = 0, nearest = 0;
+  for (int i = 0; i < info->layer_count; i++) {
+    finished += info->layers[i].method == QB_METHOD_CALIBRATED;
+    nearest += info->layers[i].method == QB_METHOD_NEAREST;
+  }
+  fprintf(stderr, "qbound: interrupted: %s holds what was finished: %d layers as asked, %d with nearest codes\n",
+          arguments->output, finished, nearest);
+  return CLI_UNPROVED;
+}
+
 static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *plan) {
   qb_error error;
   qb_model *quantized = NULL;
@@ -322,7 +358,10 @@ static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *p
   arguments->settings.plan_count = plan->count;
   int code = CLI_DONE;
   char *text = NULL;
-  if (qb_quantize(model, &arguments->settings, cli_progress_begin(), &quantized, &info, &error) != QB_OK ||
+  const qb_progress progress = {report_or_stop, (void *)cli_progress_begin()};
+  watch_interruption();
+  arguments->settings.keep_interrupted = true;
+  if (qb_quantize(model, &arguments->settings, &progress, &quantized, &info, &error) != QB_OK ||
       qb_model_save(quantized, arguments->output, &arguments->save, &save, &error) != QB_OK) {
     code = cli_fail(&error);
   } else if (!arguments->options.json) {
@@ -334,6 +373,8 @@ static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *p
                ? cli_print_json(text)
                : cli_fail(&error);
   }
+  if (code == CLI_DONE && info.interrupted)
+    code = say_interrupted(arguments, &info);
   qb_quantize_info_free(&info);
   qb_model_free(quantized);
   return code;

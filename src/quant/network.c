@@ -73,7 +73,7 @@ static qb_status attempt(const qb_graph *base, const qb_statistics *statistics, 
   QB_TRY(qb_quantize_weights(quantized, settings, progress, info, error));
   if (settings->bias_correction == QB_BIAS_FREE)
     QB_TRY(correct_free(base, statistics, quantized, info, error));
-  QB_TRY(qb_quantize_activations(quantized, settings, progress, &activations, error));
+  QB_TRY(qb_quantize_activations(quantized, settings, info->interrupted ? NULL : progress, &activations, error));
   info->activation_count = activations;
   return QB_OK;
 }
@@ -82,6 +82,7 @@ static qb_status attempt(const qb_graph *base, const qb_statistics *statistics, 
 static qb_quantize_settings plain_settings(const qb_quantize_settings *settings) {
   qb_quantize_settings plain = *settings;
   plain.bias_correction = QB_BIAS_KEEP;
+  plain.keep_interrupted = false;
   plain.scheme = plain.scheme == QB_SCHEME_ROUND ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
   plain.grid = plain.grid == QB_GRID_MINMAX ? QB_GRID_MINMAX : QB_GRID_MSE;
   if (plain.activation_bits == 0)

@@ -109,6 +109,7 @@ typedef struct quantize_work {
   qb_linear *linears; /* (info->layer_count), in graph order */
   qb_quantize_info *info;
   qb_calibrator *calibrator; /* NULL: no calibration */
+  int calibrated;            /* layers that are finished */
   const qb_progress *progress;
 } quantize_work;
 
@@ -259,6 +260,9 @@ static void compare_weights(const float *before, const float *after, qb_quantize
   layer->mean_square = layer->weights > 0 ? sum / (double)layer->weights : 0;
 }
 
+/* An interruption may keep what is finished. */
+static bool may_stop(const quantize_work *work) { return work->settings->keep_interrupted && work->calibrated > 0; }
+
 /* Codes weight by weight, then from calibration where there is one. `gram` holds the layer's means when its bias shall
  * be corrected. */
 static qb_status find_codes(quantize_work *work, int index, const float *before, qb_layer_codes *codes, qb_gram *gram,
@@ -268,10 +272,19 @@ static qb_status find_codes(quantize_work *work, int index, const float *before,
   qb_cut cut = qb_cut_weight(work->graph, linear, work->settings->granularity);
   QB_TRY(qb_layer_codes_create(&cut, before, work->settings, layer->bits, codes, error));
   choose_codes(codes, before, work->settings, index);
-  layer->method = QB_METHOD_DIRECT;
-  return work->calibrator == NULL
-             ? QB_OK
-             : qb_calibrate_layer(work->calibrator, linear, before, codes, gram, layer, work->progress, error);
+  layer->method = work->info->interrupted ? QB_METHOD_NEAREST : QB_METHOD_DIRECT;
+  if (work->calibrator == NULL || work->info->interrupted)
+    return QB_OK;
+  qb_status status = qb_calibrate_layer(work->calibrator, linear, before, codes, gram, layer, work->progress, error);
+  work->calibrated += status == QB_OK;
+  if (status != QB_ERROR_INTERRUPTED || !may_stop(work))
+    return status;
+  work->info->interrupted = true; /* and once more, without calibration */
+  qb_gram_free(gram);
+  *gram = (qb_gram){0};
+  qb_layer_codes_free(codes);
+  *codes = (qb_layer_codes){0};
+  return find_codes(work, index, before, codes, gram, error);
 }
 
 static qb_status write_layer(quantize_work *work, int index, const qb_layer_codes *codes, const qb_gram *gram,
@@ -320,7 +333,10 @@ static void copy_tied(quantize_work *work, int index) {
 static qb_status quantize_layers(quantize_work *work, qb_error *error) {
   qb_quantize_info *info = work->info;
   for (int i = 0; i < info->layer_count; i++) {
-    if (!qb_progress_report(work->progress, "quantizing", i, info->layer_count))
+    bool stop = !info->interrupted && !qb_progress_report(work->progress, "quantizing", i, info->layer_count);
+    if (stop && may_stop(work))
+      info->interrupted = true;
+    else if (stop)
       return qb_fail(error, QB_ERROR_INTERRUPTED, "%s: interrupted after quantizing %d of %d layers", work->graph->name,
                      i, info->layer_count);
     if (info->layers[i].bits == 0)
@@ -337,7 +353,7 @@ static qb_status quantize_layers(quantize_work *work, qb_error *error) {
 
 /* ----------------------------------------------------------------------------------------------------------- guard */
 
-enum { GUARD_SAMPLES = 256 };
+enum { GUARD_SAMPLES = 256, QUICK_SAMPLES = 32 };
 
 static qb_status restore_bias(qb_graph *graph, const qb_graph *original, const qb_linear *was, qb_error *error) {
   qb_node *node = &graph->nodes[was->node];
@@ -390,7 +406,8 @@ static qb_status guard_network(quantize_work *work, qb_error *error) {
   if (status == QB_OK)
     status = qb_quantize_weights(&nearest, &plain, NULL, NULL, error);
   if (status == QB_OK)
-    status = qb_guard_network(work->calibrator, &nearest, work->graph, GUARD_SAMPLES, errors, error);
+    status = qb_guard_network(work->calibrator, &nearest, work->graph,
+                              work->info->interrupted ? QUICK_SAMPLES : GUARD_SAMPLES, errors, error);
   qb_graph_free(&nearest);
   if (status != QB_OK)
     return status;

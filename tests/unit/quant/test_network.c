@@ -257,6 +257,54 @@ static void absorption_says_that_the_function_changes(void **state) {
   print_message("biases moved in %d networks\n", moved);
 }
 
+static bool stop_after(void *context, const char *what, int64_t done, int64_t total) {
+  (void)what;
+  (void)done;
+  (void)total;
+  int *left = context;
+  return (*left)-- > 0;
+}
+
+/* Wherever it is interrupted: an error before anything is finished, else a complete network and the truth about it. */
+static void an_interruption_keeps_what_is_finished(void **state) {
+  (void)state;
+  qb_quantize_settings settings = settings_for(4);
+  settings.scheme = QB_SCHEME_ADAROUND;
+  settings.calibration.read = read_normal;
+  settings.calibration.count = 32;
+  settings.keep_interrupted = true;
+  int failed = 0, kept = 0, finished = 0;
+  for (int calls = 0; finished == 0 && calls < 200; calls++) {
+    int left = calls;
+    const qb_progress progress = {stop_after, &left};
+    qb_graph prepared, quantized, graph = make(3, false);
+    qb_statistics none = {0};
+    qb_quantize_info info;
+    qb_error error;
+    qb_status status = qb_quantize_network(&graph, &none, &settings, &progress, &prepared, &quantized, &info, &error);
+    assert_true(status == QB_OK || status == QB_ERROR_INTERRUPTED);
+    failed += status != QB_OK;
+    kept += status == QB_OK && info.interrupted;
+    finished += status == QB_OK && !info.interrupted;
+    int calibrated = 0, nearest = 0;
+    for (int i = 0; status == QB_OK && i < info.layer_count; i++) {
+      qb_linear linear;
+      assert_true(info.layers[i].bits == 4);
+      calibrated += info.layers[i].method == QB_METHOD_CALIBRATED;
+      nearest += info.layers[i].method == QB_METHOD_NEAREST;
+      for (qb_node_id n = 0; n < quantized.node_count; n++)
+        assert_true(!qb_graph_linear(&quantized, n, &linear) || quantized.values[linear.weight].codes != NULL);
+    }
+    if (status == QB_OK && info.interrupted)
+      assert_true(nearest > 0 && (calibrated > 0 || info.kept_nearest));
+    qb_quantize_info_free(&info);
+    qb_graph_free(&quantized);
+    qb_graph_free(&prepared);
+    qb_graph_free(&graph);
+  }
+  assert_true(failed > 0 && kept > 0 && finished == 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(clipped_normals_have_their_moments),
@@ -265,6 +313,7 @@ int main(void) {
       cmocka_unit_test(free_correction_takes_means_away),
       cmocka_unit_test(moments_follow_the_network),
       cmocka_unit_test(absorption_says_that_the_function_changes),
+      cmocka_unit_test(an_interruption_keeps_what_is_finished),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
