@@ -322,7 +322,7 @@ static void claims_of_many_inputs_hold(void **state) {
 }
 
 /* The best of several networks on one set: claims about it fail as stated when they are told how many were tried. */
-static void repeat_best_of(int candidates, int64_t told, tally *t, qb_statistical_claim *claim) {
+static void repeat_best_of(int candidates, int64_t told, long repetitions, tally *t, qb_statistical_claim *claim) {
   const population p = {false, 0};
   const qb_statistical_settings settings = {0.9, told, CLASSES};
   qb_statistical_claim best = {0};
@@ -330,7 +330,7 @@ static void repeat_best_of(int candidates, int64_t told, tally *t, qb_statistica
   qb_rng rng;
   qb_arena_init(&arena);
   qb_rng_seed(&rng, 33, 0);
-  for (long r = 0; r < test_cases(1000); r++) {
+  for (long r = 0; r < repetitions; r++) {
     for (int c = 0; c < candidates; c++) {
       draw(&p, 120, &rng);
       *claim = claim_inputs(120, &settings, &arena); /* too few inputs for claims by class */
@@ -346,7 +346,7 @@ static void the_best_of_several_candidates_holds(void **state) {
   (void)state;
   qb_statistical_claim claim;
   tally t = {0};
-  repeat_best_of(8, 8, &t, &claim);
+  repeat_best_of(8, 8, test_cases(1000), &t, &claim);
   failures_are_as_stated(&t, &claim, 0.1);
 }
 
@@ -356,7 +356,7 @@ static void an_untold_choice_is_caught(void **state) {
   (void)state;
   qb_statistical_claim claim;
   tally t = {0};
-  repeat_best_of(8, 1, &t, &claim);
+  repeat_best_of(8, 1, 1000, &t, &claim);
   assert_true(p_of_failures(t.repetitions, t.family[FAMILY_FLIPS], claim.alpha) < 1e-6);
 }
 
