@@ -1,6 +1,7 @@
-/* Starts (data, corners, random points), then ascent by moves of single elements, random subsets and square patches to
- * the limits of the box (in the spirit of Andriushchenko et al. 2020, "Square attack", which needs no gradient); at
- * last a proof at the best inputs. See search.h. */
+/* Starts (data, corners, random points), then projected gradient ascent (Madry et al. 2018) along our own backward
+ * pass, then moves of single elements, random subsets and square patches to the limits of the box (in the spirit of
+ * Andriushchenko et al. 2020, "Square attack", which needs no gradient); at last a proof at the best inputs. See
+ * search.h. */
 #include "search/search.h"
 
 #include <assert.h>
@@ -10,8 +11,9 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/rng.h"
+#include "search/gradient.h"
 
-enum { PROVED_INPUTS = 3 };
+enum { PROVED_INPUTS = 3, CLIMBS = 3, CLIMB_STEPS = 16, LEAST_STEPS = 8 };
 
 /* One candidate with what the fast engine says about it. */
 typedef struct candidate {
@@ -27,7 +29,7 @@ typedef struct search {
   qb_search_result *result;
   qb_error *error;
   int64_t inputs, outputs;
-  int32_t batch, rounds;
+  int32_t batch, rounds, steps; /* inputs per run, runs, gradient steps in all */
   qb_run *run[2];
   float *points;                 /* (batch, inputs) */
   candidate best[PROVED_INPUTS]; /* largest differences found, best first */
@@ -82,6 +84,7 @@ static qb_status create(search *s) {
   double evaluations = s->settings->macs / (macs_of(s->original) + macs_of(s->quantized));
   s->batch = (int32_t)fmax(1, fmin(s->settings->batch, evaluations / 8));
   s->rounds = (int32_t)fmax(4, fmin(s->settings->rounds, evaluations / s->batch));
+  s->steps = (int32_t)fmax(LEAST_STEPS, fmin(CLIMBS * CLIMB_STEPS, evaluations / 16)); /* a step costs about 8 runs */
   qb_run_settings how;
   qb_run_settings_default(&how);
   how.batch = s->batch;
@@ -156,6 +159,19 @@ static bool offer(search *s, const float *x, double value) {
   return false;
 }
 
+/* Keeps what the outputs at `x` are worth; true when its difference is the largest so far. */
+static bool judge(search *s, const float *x, const float *own, const float *other) {
+  bool first = offer(s, x, difference_of(s, own, other));
+  int64_t top = largest_of(own, s->outputs), other_top = largest_of(other, s->outputs);
+  double margin = fmin(margin_of(own, s->outputs, top), margin_of(other, s->outputs, other_top));
+  if (top != other_top && margin > s->flip.value) {
+    s->flip.value = margin;
+    copy_point(s, s->flip.x, x);
+  }
+  s->result->inputs_tried++;
+  return first;
+}
+
 /* Runs the first `count` points. */
 static qb_status evaluate(search *s, int32_t count, bool *improved) {
   QB_TRY(qb_run_forward(s->run[0], s->points, count, s->error));
@@ -163,17 +179,8 @@ static qb_status evaluate(search *s, int32_t count, bool *improved) {
   const float *y = qb_run_value(s->run[0], s->original->outputs[0]);
   const float *y_q = qb_run_value(s->run[1], s->quantized->outputs[0]);
   *improved = false;
-  for (int32_t i = 0; i < count; i++) {
-    const float *own = y + i * s->outputs, *other = y_q + i * s->outputs, *x = s->points + i * s->inputs;
-    *improved |= offer(s, x, difference_of(s, own, other));
-    int64_t top = largest_of(own, s->outputs), other_top = largest_of(other, s->outputs);
-    double margin = fmin(margin_of(own, s->outputs, top), margin_of(other, s->outputs, other_top));
-    if (top != other_top && margin > s->flip.value) {
-      s->flip.value = margin;
-      copy_point(s, s->flip.x, x);
-    }
-  }
-  s->result->inputs_tried += count;
+  for (int32_t i = 0; i < count; i++)
+    *improved |= judge(s, s->points + i * s->inputs, y + i * s->outputs, y_q + i * s->outputs);
   return QB_OK;
 }
 
@@ -257,6 +264,89 @@ static qb_status try_starts(search *s, int32_t rounds) {
   }
   return QB_OK;
 }
+
+/* --------------------------------------------------------------------------------------------------------- climbing
+ */
+
+typedef struct climber {
+  qb_gradient *gradient[2];
+  float *x, *d[2]; /* (inputs) */
+  float *weights;  /* (outputs) */
+} climber;
+
+/* The output that differs most, or the one that counts. */
+static int64_t widest(const search *s, const float *y, const float *y_q) {
+  int64_t best = s->settings->output < 0 ? 0 : s->settings->output;
+  for (int64_t k = 0; s->settings->output < 0 && k < s->outputs; k++)
+    if (fabsf(y_q[k] - y[k]) > fabsf(y_q[best] - y[best]))
+      best = k;
+  return best;
+}
+
+/* One step of length `rate` of the box along the sign of the gradient of |y'_k - y_k|. */
+static qb_status climb_step(search *s, climber *c, float rate) {
+  const float *y[2];
+  for (int i = 0; i < 2; i++)
+    QB_TRY(qb_gradient_forward(c->gradient[i], c->x, &y[i], s->error));
+  (void)judge(s, c->x, y[0], y[1]);
+  int64_t k = widest(s, y[0], y[1]);
+  float sign = y[1][k] >= y[0][k] ? 1.0f : -1.0f;
+  for (int i = 0; i < 2; i++) {
+    memset(c->weights, 0, (size_t)s->outputs * sizeof *c->weights);
+    c->weights[k] = i == 1 ? sign : -sign;
+    qb_gradient_pull(c->gradient[i], c->weights, c->d[i]);
+  }
+  for (int64_t e = 0; e < s->inputs; e++) {
+    float slope = c->d[0][e] + c->d[1][e], step = rate * (s->hi[e] - s->lo[e]);
+    if (slope > 0 || slope < 0) /* not for NaN */
+      c->x[e] = into_box(s, e, c->x[e] + (slope > 0 ? step : -step));
+  }
+  return QB_OK;
+}
+
+/* From the best input, then from other starts; steps shrink from a third of the box to a hundredth. */
+static qb_status climb_all(search *s, climber *c) {
+  int32_t steps = s->steps < CLIMB_STEPS ? s->steps : CLIMB_STEPS;
+  for (int32_t done = 0; done + steps <= s->steps; done += steps) {
+    if (!qb_progress_report(s->progress, "climbing to large errors", done, s->steps))
+      return qb_fail(s->error, QB_ERROR_INTERRUPTED, "the search was stopped");
+    if (done == 0)
+      copy_point(s, c->x, s->best[0].x);
+    else
+      start_point(s, 3 + done, c->x);
+    for (int32_t i = 0; i < steps; i++)
+      QB_TRY(climb_step(s, c, 0.33f * powf(0.03f, (float)i / (float)steps)));
+  }
+  return QB_OK;
+}
+
+static qb_status climb(search *s) {
+  climber c = {{NULL}, NULL, {NULL}, NULL};
+  size_t inputs = (size_t)s->inputs;
+  c.x = qb_alloc(inputs, sizeof *c.x);
+  c.d[0] = qb_alloc(inputs, sizeof *c.x);
+  c.d[1] = qb_alloc(inputs, sizeof *c.x);
+  c.weights = qb_alloc((size_t)s->outputs, sizeof *c.weights);
+  qb_status status = QB_OK;
+  if (c.x == NULL || c.d[0] == NULL || c.d[1] == NULL || c.weights == NULL)
+    status = qb_fail_memory(s->error, "the search", 3 * inputs * sizeof *c.x);
+  if (status == QB_OK)
+    status = qb_gradient_create(s->original, s->settings->threads, &c.gradient[0], s->error);
+  if (status == QB_OK)
+    status = qb_gradient_create(s->quantized, s->settings->threads, &c.gradient[1], s->error);
+  if (status == QB_OK)
+    status = climb_all(s, &c);
+  qb_gradient_free(c.gradient[0]);
+  qb_gradient_free(c.gradient[1]);
+  qb_free(c.x);
+  qb_free(c.d[0]);
+  qb_free(c.d[1]);
+  qb_free(c.weights);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- moves
+ */
 
 static qb_status ascend(search *s) {
   int64_t next = 0;
@@ -364,6 +454,7 @@ static qb_status prove(search *s) {
 static qb_status search_and_prove(search *s) {
   QB_TRY(create(s));
   QB_TRY(try_starts(s, s->rounds / 8 + 1));
+  QB_TRY(climb(s));
   QB_TRY(ascend(s));
   QB_TRY(prove(s));
   if (s->result->lower == 0) {
