@@ -111,7 +111,7 @@ static qb_quantize_settings parse_row(const bench *b, char *part[ROW_PARTS]) {
   settings.grid = strcmp(part[4], "minmax") == 0 ? QB_GRID_MINMAX
                   : strcmp(part[4], "mse") == 0  ? QB_GRID_MSE
                                                  : QB_GRID_OUTPUT;
-  settings.bias_correction = part[5] != NULL;
+  settings.bias_correction = part[5] != NULL ? QB_BIAS_DATA : QB_BIAS_KEEP;
   if (settings.scheme != QB_SCHEME_UNIFORM || settings.bias_correction || settings.grid == QB_GRID_OUTPUT) {
     settings.calibration.read = read_sample;
     settings.calibration.context = b->calibration;

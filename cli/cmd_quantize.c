@@ -58,7 +58,7 @@ static const struct argp_option quantize_options[] = {
      "--calibrate samples",
      0},
     {"solver", KEY_SOLVER, "descent|gradient", 0,
-     "How adaround is solved: coordinate descent (default), or the published relaxation (slow)", 0},
+     "How adaround is solved: tabu search (default), or the published relaxation (slow)", 0},
     {"equalize", KEY_EQUALIZE, "none|range|l1", 0,
      "Move factors between layers first, powers of two, exactly the same function: range makes ranges of weights "
      "equal, "

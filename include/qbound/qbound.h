@@ -246,7 +246,7 @@ typedef enum qb_grid_choice {
 
 /* How QB_SCHEME_ADAROUND finds which weights go up and which down. */
 typedef enum qb_solver {
-  QB_SOLVER_DESCENT, /* coordinate descent from two starts, then pairs */
+  QB_SOLVER_DESCENT, /* tabu search from the better of two starts */
   QB_SOLVER_GRADIENT /* the published soft relaxation, 10000 Adam steps: for comparison, slow */
 } qb_solver;
 

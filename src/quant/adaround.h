@@ -4,18 +4,12 @@
 #define QB_QUANT_ADAROUND_H
 
 #include "base/progress.h"
-#include "base/rng.h"
 #include "quant/rounding_problem.h"
 
-/* Improves codes (R, K) by coordinate descent on |v(q) - t|_A^2 until no change of one code, and no change of two codes
- * among those that cost least, lowers it. With `neighbours` codes are the two next to the weight (the given ones must
- * be), else they step by one inside the grid. Never ends above the start but for float32 rounding. QB_ERROR_MEMORY. */
-QB_MUST_CHECK qb_status qb_descend(const qb_rounding *rounding, const qb_grid *grids, bool neighbours, int32_t *codes,
-                                   qb_error *error);
-
-/* The two neighbours by descent from two starts, the nearest code and gptq's choice among neighbours, the better one
- * kept row by row. objectives (R): of the result. QB_ERROR_MEMORY. */
-QB_MUST_CHECK qb_status qb_adaround(const qb_rounding *rounding, const qb_grid *grids, int32_t *codes,
+/* Among the two neighbours of every weight, by tabu search (tabu.h) from nearest or gptq's choice among neighbours,
+ * whichever is better: never worse than either but for float32 rounding. `effort` multiplies the length of the search;
+ * 1 is what quantizing uses. objectives (R): of the result. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_adaround(const qb_rounding *rounding, const qb_grid *grids, double effort, int32_t *codes,
                                     double *objectives, qb_error *error);
 
 /* The published solver: h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), objective + 0.01 sum(1 - |2h - 1|^beta), no

@@ -87,11 +87,34 @@ static qb_status gather_batch(void *context, const float *x, const float *xh, in
   return QB_OK;
 }
 
-static qb_status gather(qb_calibrator *calibrator, const qb_linear *linear, qb_gram *gram, bool centred,
+/* Columns beyond which more of the same samples cost time and tell little: ENOUGH, and a multiple of a row's length. */
+enum { ENOUGH = 16384, ENOUGH_A_WEIGHT = 3, LONG_ROW = 1024 };
+
+/* How many positions of a sample and which batches enter. Where the layer's input is kept every sample does, with fewer
+ * positions when rows are long (statistics cost their square); where it must be computed, every stride-th batch does.
+ */
+static void choose_share(const qb_calibrator *calibrator, const qb_linear *linear, bool is_kept,
+                         qb_gram_settings *settings, int32_t *stride) {
+  const qb_node *node = &calibrator->quantized->nodes[linear->node];
+  const qb_shape *y = &calibrator->quantized->values[node->output].shape;
+  int64_t samples = calibrator->samples.count, length = linear->row_length;
+  int64_t enough = ENOUGH_A_WEIGHT * length > ENOUGH ? ENOUGH_A_WEIGHT * length : ENOUGH;
+  int64_t positions = (int64_t)qb_shape_elements(y) / linear->out_channels;
+  *stride = 1;
+  if (settings->positions == 0 || samples == 0)
+    return;
+  positions = positions < settings->positions ? positions : settings->positions;
+  if (is_kept && length >= LONG_ROW && samples * positions > enough)
+    settings->positions = (int32_t)((enough + samples - 1) / samples);
+  else if (!is_kept && samples * positions > enough)
+    *stride = (int32_t)(samples * positions / enough);
+}
+
+static qb_status gather(qb_calibrator *calibrator, const qb_linear *linear, int32_t stride, qb_gram *gram, bool centred,
                         const qb_progress *progress, bool *inherited, qb_error *error) {
   const qb_node *node = &calibrator->quantized->nodes[linear->node];
   gathering g = {gram, progress, node->name, calibrator->samples.count, false};
-  QB_TRY(qb_frontier_visit(calibrator->frontier, node->inputs[0], gather_batch, &g, error));
+  QB_TRY(qb_frontier_visit_some(calibrator->frontier, node->inputs[0], stride, gather_batch, &g, error));
   qb_gram_finish(gram, centred);
   *inherited = g.apart;
   return QB_OK;
@@ -130,7 +153,7 @@ static qb_status solve_group(calibrated_layer *layer, size_t group, qb_error *er
     return QB_OK;
   }
   if (settings->scheme == QB_SCHEME_ADAROUND && settings->solver == QB_SOLVER_DESCENT)
-    return qb_adaround(p, grids, codes, layer->errors, error);
+    return qb_adaround(p, grids, 1, codes, layer->errors, error);
   if (settings->scheme == QB_SCHEME_ADAROUND) {
     qb_gradient_settings gradient;
     qb_gradient_settings_default(&gradient);
@@ -249,8 +272,12 @@ static qb_status calibrate(calibrated_layer *layer, const qb_linear *linear, qb_
   const qb_quantize_settings *settings = &calibrator->settings;
   qb_gram_settings how = {.matrix = true, .positions = settings->calibration.positions, .seed = settings->seed};
   bool correct = settings->bias_correction == QB_BIAS_DATA && qb_layer_bias_is_free(graph, linear);
+  bool is_kept;
+  int32_t stride;
+  QB_TRY(qb_frontier_prepare(calibrator->frontier, graph->nodes[linear->node].inputs[0], &is_kept, error));
+  choose_share(calibrator, linear, is_kept, &how, &stride);
   QB_TRY(qb_gram_create(graph, linear, layer->weights, &how, gram, error));
-  QB_TRY(gather(calibrator, linear, gram, correct, layer->progress, &layer->inherited, error));
+  QB_TRY(gather(calibrator, linear, stride, gram, correct, layer->progress, &layer->inherited, error));
   info->columns = gram->columns;
   layer->gram = gram;
   QB_TRY(choose_codes(layer, info, error));

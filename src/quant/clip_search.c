@@ -8,52 +8,53 @@
 #include "quant/calibrator.h"
 #include "quant/gptq.h"
 
-enum { CANDIDATES = 18 };
-static const float ratio_step = 0.04f; /* 1, 0.96, .. 0.32 of the range; the first candidate is the grid as it is */
+/* Shares of the range from 1 down, COARSE of them COARSE_STEP apart; then each grid's best is tried with one step more
+ * and one less, and steps half as wide again. Powers of two have no steps between. */
+enum { COARSE = 5, FINE = 2, POWERS = 8 };
+static const float COARSE_STEP = 0.16f;
 
 typedef struct clip_search {
   calibrated_layer *layer;
-  qb_grid *grids; /* (CANDIDATES, parts) */
-  double *losses; /* (CANDIDATES, OC) */
-  int32_t *codes; /* (R, K) scratch */
+  float *ratios;          /* (parts) of the best grids */
+  qb_grid *best, *tried;  /* (parts) */
+  double *least, *losses; /* (OC) of the best grids, of those being tried */
+  int32_t *codes;         /* (R, K) scratch */
   size_t parts, outputs;
 } clip_search;
 
 static qb_status search_create(calibrated_layer *layer, clip_search *s, qb_error *error) {
   const qb_gram *gram = layer->gram;
   *s = (clip_search){.layer = layer, .parts = layer->codes->cut.count, .outputs = gram->groups * gram->rows};
-  s->grids = qb_alloc(CANDIDATES * s->parts, sizeof *s->grids);
-  s->losses = qb_alloc(CANDIDATES * s->outputs, sizeof *s->losses);
-  s->codes = qb_alloc(gram->rows * gram->length, sizeof *s->codes);
-  if (s->grids == NULL || s->losses == NULL || s->codes == NULL)
-    return qb_fail_memory(error, "the search for clips", CANDIDATES * s->outputs * sizeof *s->losses);
+  if ((s->ratios = qb_alloc(s->parts, sizeof *s->ratios)) == NULL ||
+      (s->best = qb_alloc(s->parts, sizeof *s->best)) == NULL ||
+      (s->tried = qb_alloc(s->parts, sizeof *s->tried)) == NULL ||
+      (s->least = qb_alloc(s->outputs, sizeof *s->least)) == NULL ||
+      (s->losses = qb_alloc(s->outputs, sizeof *s->losses)) == NULL ||
+      (s->codes = qb_alloc(gram->rows * gram->length, sizeof *s->codes)) == NULL)
+    return qb_fail_memory(error, "the search for clips", gram->rows * gram->length * sizeof *s->codes);
   return QB_OK;
 }
 
 static void search_free(clip_search *s) {
-  qb_free(s->grids);
+  qb_free(s->ratios);
+  qb_free(s->best);
+  qb_free(s->tried);
+  qb_free(s->least);
   qb_free(s->losses);
   qb_free(s->codes);
 }
 
-static void make_candidates(clip_search *s) {
-  const qb_quantize_settings *settings = &s->layer->calibrator->settings;
-  qb_layer_codes *codes = s->layer->codes;
-  for (size_t part = 0; part < s->parts; part++) {
-    qb_slice slice = qb_cut_slice(&codes->cut, s->layer->weights, part);
-    qb_range range = qb_slice_range(&slice);
-    s->grids[part] = codes->grids[part];
-    for (int c = 1; c < CANDIDATES; c++) {
-      float ratio = settings->scheme == QB_SCHEME_ROUND ? ldexpf(1, 1 - c) : 1 - ratio_step * (float)(c - 1);
-      s->grids[(size_t)c * s->parts + part] = qb_grid_clipped(range, settings, codes->bits, ratio);
-    }
-  }
+static qb_grid clipped(const clip_search *s, size_t part, float ratio) {
+  const qb_layer_codes *codes = s->layer->codes;
+  qb_slice slice = qb_cut_slice(&codes->cut, s->layer->weights, part);
+  return qb_grid_clipped(qb_slice_range(&slice), &s->layer->calibrator->settings, codes->bits, ratio);
 }
 
-static void try_candidate(clip_search *s, size_t group, size_t candidate) {
+/* Losses of a group's rows with the grids that are tried. */
+static void try_group(clip_search *s, size_t group) {
   const qb_rounding *p = &s->layer->problem;
-  const qb_grid *grids = qb_calibrated_grids(s->layer, s->grids + candidate * s->parts, group);
-  double *losses = s->losses + candidate * s->outputs + group * p->rows;
+  const qb_grid *grids = qb_calibrated_grids(s->layer, s->tried, group);
+  double *losses = s->losses + group * p->rows;
   qb_scheme scheme = s->layer->calibrator->settings.scheme;
   if (scheme == QB_SCHEME_GPTQ || scheme == QB_SCHEME_ADAROUND) {
     qb_gptq(p, grids, scheme == QB_SCHEME_ADAROUND, s->codes, losses);
@@ -65,37 +66,78 @@ static void try_candidate(clip_search *s, size_t group, size_t candidate) {
   qb_rounding_errors(p, grids, s->codes, losses);
 }
 
-/* Losses of the rows of a part with a candidate. */
-static double part_loss(const clip_search *s, size_t candidate, size_t part) {
+static double part_loss(const clip_search *s, const double *losses, size_t part) {
   double sum = 0;
   size_t first = s->parts == 1 ? 0 : part, end = s->parts == 1 ? s->outputs : part + 1;
   for (size_t o = first; o < end; o++)
-    sum += s->losses[candidate * s->outputs + o];
+    sum += losses[o];
   return sum;
 }
 
-static void choose(clip_search *s) {
-  for (size_t part = 0; part < s->parts; part++) {
-    size_t best = 0;
-    for (size_t c = 1; c < CANDIDATES; c++)
-      if (part_loss(s, c, part) < part_loss(s, best, part))
-        best = c;
-    s->layer->codes->grids[part] = s->grids[best * s->parts + part];
+/* The groups that are decided together, and their parts. */
+typedef struct scope {
+  size_t group, groups, part, parts;
+} scope;
+
+/* Tries `ratio` of the range or, where that is 0, the best one + `step` where that lies in (0, 1]; keeps what is
+ * better. */
+static qb_status try_ratio(clip_search *s, const scope *at, float ratio, float step, qb_error *error) {
+  for (size_t part = at->part; part < at->part + at->parts; part++) {
+    float wanted = ratio > 0 ? ratio : s->ratios[part] + step;
+    bool same = ratio <= 0 && step == 0; /* the grid that the layer came with */
+    s->tried[part] = !same && wanted > 0 && wanted <= 1 ? clipped(s, part, wanted) : s->best[part];
   }
+  for (size_t g = at->group; g < at->group + at->groups; g++) {
+    QB_TRY(qb_calibrated_load(s->layer, g, error));
+    try_group(s, g);
+  }
+  for (size_t part = at->part; part < at->part + at->parts; part++) {
+    if (!(part_loss(s, s->losses, part) < part_loss(s, s->least, part)))
+      continue;
+    s->best[part] = s->tried[part];
+    s->ratios[part] = ratio > 0 ? ratio : s->ratios[part] + step;
+    size_t first = s->parts == 1 ? 0 : part, count = s->parts == 1 ? s->outputs : 1;
+    memcpy(s->least + first, s->losses + first, count * sizeof *s->least);
+  }
+  return QB_OK;
 }
 
+/* The grid as it is counts as the whole range. */
+static qb_status start_scope(clip_search *s, const scope *at, qb_error *error) {
+  size_t rows = s->layer->gram->rows;
+  for (size_t o = at->group * rows; o < (at->group + at->groups) * rows; o++)
+    s->least[o] = INFINITY;
+  for (size_t part = at->part; part < at->part + at->parts; part++) {
+    s->best[part] = s->layer->codes->grids[part];
+    s->ratios[part] = 1;
+  }
+  return try_ratio(s, at, 0, 0, error);
+}
+
+static qb_status search_scope(clip_search *s, const scope *at, qb_error *error) {
+  QB_TRY(start_scope(s, at, error));
+  bool powers = s->layer->calibrator->settings.scheme == QB_SCHEME_ROUND;
+  for (int i = 0; i < (powers ? POWERS : COARSE); i++)
+    QB_TRY(try_ratio(s, at, powers ? ldexpf(1, -i) : 1 - COARSE_STEP * (float)i, 0, error));
+  float step = COARSE_STEP;
+  for (int i = 0; i < FINE && !powers; i++) {
+    step /= 2;
+    QB_TRY(try_ratio(s, at, 0, -step, error));
+    QB_TRY(try_ratio(s, at, 0, step, error));
+  }
+  memcpy(s->layer->codes->grids + at->part, s->best + at->part, at->parts * sizeof *s->best);
+  return QB_OK;
+}
+
+/* Per channel group by group, per tensor all groups at once. */
 qb_status qb_calibrated_search_clips(calibrated_layer *layer, qb_error *error) {
   clip_search s;
   qb_status status = search_create(layer, &s, error);
-  if (status == QB_OK)
-    make_candidates(&s);
-  for (size_t g = 0; status == QB_OK && g < layer->gram->groups; g++) {
-    status = qb_calibrated_load(layer, g, error);
-    for (size_t c = 0; status == QB_OK && c < CANDIDATES; c++)
-      try_candidate(&s, g, c);
+  size_t groups = layer->gram->groups, rows = layer->gram->rows;
+  for (size_t g = 0; status == QB_OK && g < (s.parts == 1 ? 1 : groups); g++) {
+    scope at = s.parts == 1 ? (scope){0, groups, 0, 1} : (scope){g, 1, g * rows, rows};
+    status = search_scope(&s, &at, error);
   }
-  if (status == QB_OK)
-    choose(&s);
   search_free(&s);
   return status;
 }

@@ -194,9 +194,9 @@ static qb_status run_batch(segment *s, int64_t first, int32_t count, const float
   return QB_OK;
 }
 
-static qb_status run_all(segment *s, qb_frontier_visitor visit, void *context, qb_error *error) {
+static qb_status run_all(segment *s, int32_t stride, qb_frontier_visitor visit, void *context, qb_error *error) {
   int32_t batch = s->frontier->settings.batch;
-  for (int64_t first = 0; first < s->frontier->samples->count; first += batch) {
+  for (int64_t first = 0; first < s->frontier->samples->count; first += (int64_t)batch * stride) {
     int64_t left = s->frontier->samples->count - first;
     int32_t count = left < batch ? (int32_t)left : batch;
     const float *results[NETWORKS];
@@ -206,12 +206,12 @@ static qb_status run_all(segment *s, qb_frontier_visitor visit, void *context, q
   return QB_OK;
 }
 
-static qb_status visit_segment(qb_frontier *frontier, qb_value_id target, qb_frontier_visitor visit, void *context,
-                               bool *apart, qb_error *error) {
+static qb_status visit_segment(qb_frontier *frontier, qb_value_id target, int32_t stride, qb_frontier_visitor visit,
+                               void *context, bool *apart, qb_error *error) {
   segment s;
   qb_status status = segment_create(frontier, target, &s, error);
   if (status == QB_OK)
-    status = run_all(&s, visit, context, error);
+    status = run_all(&s, stride, visit, context, error);
   *apart = s.apart;
   segment_free(&s);
   return status;
@@ -267,16 +267,27 @@ static qb_status advance(qb_frontier *frontier, qb_value_id value, qb_error *err
     return QB_OK;
   keeping k = {frontier, target};
   bool apart;
-  QB_TRY(visit_segment(frontier, target, keep_batch, &k, &apart, error));
+  QB_TRY(visit_segment(frontier, target, 1, keep_batch, &k, &apart, error));
   frontier->kept = target;
   frontier->kept_apart = apart;
   frontier->bytes = kept_bytes(shape_of(frontier, target)) * (apart ? NETWORKS : 1) * (size_t)frontier->samples->count;
   return QB_OK;
 }
 
-qb_status qb_frontier_visit(qb_frontier *frontier, qb_value_id value, qb_frontier_visitor visit, void *context,
-                            qb_error *error) {
+qb_status qb_frontier_prepare(qb_frontier *frontier, qb_value_id value, bool *is_kept, qb_error *error) {
+  QB_TRY(advance(frontier, value, error));
+  *is_kept = frontier->kept == value;
+  return QB_OK;
+}
+
+qb_status qb_frontier_visit_some(qb_frontier *frontier, qb_value_id value, int32_t stride, qb_frontier_visitor visit,
+                                 void *context, qb_error *error) {
   bool apart;
   QB_TRY(advance(frontier, value, error));
-  return visit_segment(frontier, value, visit, context, &apart, error);
+  return visit_segment(frontier, value, stride, visit, context, &apart, error);
+}
+
+qb_status qb_frontier_visit(qb_frontier *frontier, qb_value_id value, qb_frontier_visitor visit, void *context,
+                            qb_error *error) {
+  return qb_frontier_visit_some(frontier, value, 1, visit, context, error);
 }

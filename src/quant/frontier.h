@@ -38,6 +38,14 @@ typedef qb_status (*qb_frontier_visitor)(void *context, const float *x, const fl
 QB_MUST_CHECK qb_status qb_frontier_visit(qb_frontier *frontier, qb_value_id value, qb_frontier_visitor visit,
                                           void *context, qb_error *error);
 
+/* Moves the kept cut on to the last one up to `value`, which qb_frontier_visit does too, and tells whether `value` is
+ * the kept cut: then a visit reads memory, else it runs what lies between. Errors of reading and of the executor. */
+QB_MUST_CHECK qb_status qb_frontier_prepare(qb_frontier *frontier, qb_value_id value, bool *is_kept, qb_error *error);
+
+/* qb_frontier_visit of every `stride`-th batch only. */
+QB_MUST_CHECK qb_status qb_frontier_visit_some(qb_frontier *frontier, qb_value_id value, int32_t stride,
+                                               qb_frontier_visitor visit, void *context, qb_error *error);
+
 /* Bytes kept now. */
 size_t qb_frontier_bytes(const qb_frontier *frontier);
 
