@@ -283,6 +283,19 @@ static void print_calibration(const qb_quantize_info *info, bool calibrated) {
     printf("%d layers have nearest codes because the scheme has no rule for them.\n", unsupported);
 }
 
+/* Says which widths the file cannot hold as they are. ONNX has integers of 2, 4, 8 and 16 bits. */
+static void print_carriers(const qb_quantize_info *info, bool compat) {
+  for (int bits = QB_MIN_BITS; bits <= QB_MAX_BITS; bits++) {
+    int carrier = bits <= 2 && !compat ? 2 : bits <= 4 && !compat ? 4 : bits <= 8 ? 8 : 16;
+    bool used = false;
+    for (int i = 0; i < info->layer_count; i++)
+      used |= info->layers[i].bits == bits;
+    if (used && carrier != bits)
+      printf("Weights of %d bits are stored as %d bits each%s.\n", bits, carrier,
+             compat ? ", the smallest that old runtimes read" : ": the file is as large as with that width");
+  }
+}
+
 static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info, const qb_save_info *save) {
   static const char *const header[] = {"#", "layer", "bits", "weights", "delta", "mean square", "before", "after"};
   cli_table table;
@@ -307,6 +320,7 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
   printf("\n%s: opset %lld, %s; weights %s before, %s after; largest change of a weight %.4g\n", arguments->output,
          (long long)save->opset, cli_bytes(save->size_bytes, texts[0]), cli_bytes(before, texts[1]),
          cli_bytes(after, texts[2]), info->delta);
+  print_carriers(info, arguments->save.compat);
   bool moved = info->preparation.absorbed > 0 && !info->preparation.dropped;
   printf("Read back and run: largest output difference from the network in memory %.3g; with the %s weights put back, "
          "%.2g of the largest output from %s (rounding of folded BatchNorm).\n",
