@@ -28,6 +28,7 @@ enum {
   KEY_BIAS,
   KEY_BATCHNORM,
   KEY_DOWNSAMPLE,
+  KEY_DENSE,
   KEY_WIDTH
 };
 
@@ -53,6 +54,7 @@ static const struct argp_option bound_options[] = {
     {"bias", KEY_BIAS, "keep|drop", 0, "drop: leave biases out", 1},
     {"batchnorm", KEY_BATCHNORM, "fold|drop", 0, "drop: leave BatchNorm out", 1},
     {"downsample", KEY_DOWNSAMPLE, "in|out", 0, "out: leave the 1x1 convolutions of shortcuts out", 1},
+    {"dense", KEY_DENSE, "in|out", 0, "out: leave matrices out, which keeps the convolutional part", 1},
     {"width", KEY_WIDTH, "units|channels", 0, "What the width N counts", 1},
     {0},
 };
@@ -69,6 +71,7 @@ static error_t parse_convention(int key, char *text, struct argp_state *state, q
   case KEY_BIAS: conventions->drop_bias = second_of(state, "--bias", text, "keep", "drop"); return 0;
   case KEY_BATCHNORM: conventions->drop_batch_norm = second_of(state, "--batchnorm", text, "fold", "drop"); return 0;
   case KEY_DOWNSAMPLE: conventions->drop_downsample = second_of(state, "--downsample", text, "in", "out"); return 0;
+  case KEY_DENSE: conventions->drop_dense = second_of(state, "--dense", text, "in", "out"); return 0;
   case KEY_WIDTH: conventions->width_channels = second_of(state, "--width", text, "units", "channels"); return 0;
   default: return ARGP_ERR_UNKNOWN;
   }

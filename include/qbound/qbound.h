@@ -428,6 +428,7 @@ typedef struct qb_bound_conventions {
   bool drop_bias;       /* leave biases out; default false */
   bool drop_batch_norm; /* leave BatchNorm out instead of folding it; default false */
   bool drop_downsample; /* leave the 1x1 convolutions of shortcuts out of the chain; default false */
+  bool drop_dense;      /* leave matrices (Gemm, MatMul) out of the chain: the convolutional part; default false */
   bool width_channels;  /* the width N counts channels instead of units C*H*W; default false */
 } qb_bound_conventions;
 
@@ -761,6 +762,10 @@ QB_API void qb_train_settings_default(qb_train_settings *settings);
 QB_API QB_MUST_CHECK qb_status qb_train_mlp(const qb_data *data, const qb_data *test, const qb_train_settings *settings,
                                             const qb_progress *progress, const char *path, qb_train_info *info,
                                             qb_error *error);
+
+/* `path` is that of the written file. Release with qb_text_free. */
+QB_API QB_MUST_CHECK qb_status qb_train_json(const char *path, const qb_train_settings *settings,
+                                             const qb_train_info *info, char **text, qb_error *error);
 
 /* --------------------------------------------------------------------------------------------------- JSON */
 

@@ -68,7 +68,8 @@ static void describe_dropped(qb_bounder *bounder) {
     const char *one, *many;
   } parts[] = {{bounder->chain.dropped_biases, "bias", "biases"},
                {bounder->chain.dropped_batch_norms, "BatchNormalization", "BatchNormalizations"},
-               {bounder->chain.dropped_downsamples, "shortcut layer", "shortcut layers"}};
+               {bounder->chain.dropped_downsamples, "shortcut layer", "shortcut layers"},
+               {bounder->chain.dropped_dense, "matrix", "matrices"}};
   size_t used = 0;
   for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
     if (parts[i].count > 0)

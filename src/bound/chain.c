@@ -117,7 +117,8 @@ static void decide_is_network(qb_chain *chain) {
     is_not_network(chain, graph->name, "the output does not depend on the input");
   if (chain->is_network && layers != chain->count) /* a layer off the path may have a norm below 1 */
     is_not_network(chain, graph->name, "some layers do not lie on the path from input to output");
-  if (chain->is_network && (chain->dropped_biases || chain->dropped_downsamples || chain->conventions.width_channels))
+  if (chain->is_network && (chain->dropped_biases || chain->dropped_downsamples || chain->dropped_dense ||
+                            chain->conventions.width_channels))
     is_not_network(chain, graph->name, "the conventions leave a part out");
 }
 
@@ -168,6 +169,8 @@ static qb_status collect_layers(qb_chain *chain, const bool *downsample, qb_erro
       continue;
     if (chain->conventions.drop_downsample && downsample[n])
       chain->dropped_downsamples++;
+    else if (chain->conventions.drop_dense && (graph->nodes[n].op == QB_OP_GEMM || graph->nodes[n].op == QB_OP_MATMUL))
+      chain->dropped_dense++;
     else
       QB_TRY(add_layer(chain, &linear, error));
   }

@@ -27,6 +27,7 @@ typedef struct qb_chain {
   int32_t dropped_biases;      /* layers whose bias the conventions leave out */
   int32_t dropped_batch_norms; /* BatchNormalization nodes left out */
   int32_t dropped_downsamples; /* shortcut layers left out */
+  int32_t dropped_dense;       /* matrices left out */
   const char *batch_norm;      /* a BatchNormalization that was neither folded nor dropped, or NULL */
   bool is_network;             /* nothing dropped, and the graph is a path of layers and maps phi with
                                 * |phi(x) - phi(y)| <= |x - y| and phi(0) = 0 in the largest-entry norm */

@@ -192,6 +192,7 @@ static json_t *conventions(const qb_bound_conventions *used) {
   json_t *object = qb_json_put(json_object(), "bias", json_string(used->drop_bias ? "drop" : "keep"));
   object = qb_json_put(object, "batchnorm", json_string(used->drop_batch_norm ? "drop" : "fold"));
   object = qb_json_put(object, "downsample", json_string(used->drop_downsample ? "out" : "in"));
+  object = qb_json_put(object, "dense", json_string(used->drop_dense ? "out" : "in"));
   return qb_json_put(object, "width", json_string(used->width_channels ? "channels" : "units"));
 }
 
@@ -253,4 +254,26 @@ qb_status qb_measurement_json(const qb_measurement *measured, char **text, qb_er
   if (measured->has_other)
     object = qb_json_put(object, "other", measured_other(measured));
   return qb_json_print(qb_json_put(object, "timing", measured_timing(measured)), text, error);
+}
+
+qb_status qb_train_json(const char *path, const qb_train_settings *settings, const qb_train_info *info, char **text,
+                        qb_error *error) {
+  json_t *object = qb_json_report("qbound.train/1");
+  object = qb_json_put(object, "model", qb_json_text(path));
+  json_t *how = qb_json_put(json_object(), "layers", json_integer(settings->layers));
+  how = qb_json_put(how, "width", json_integer(settings->width));
+  how = qb_json_put(how, "epochs", json_integer(settings->epochs));
+  how = qb_json_put(how, "batch", json_integer(settings->batch));
+  how = qb_json_put(how, "rate", qb_json_real(settings->rate));
+  object = qb_json_put(object, "settings", qb_json_put(how, "seed", json_integer((json_int_t)settings->seed)));
+  object = qb_json_put(object, "samples", json_integer(info->samples));
+  object = qb_json_put(object, "test_samples", json_integer(info->test_samples));
+  object = qb_json_put(object, "parameters", json_integer(info->parameters));
+  object = qb_json_put(object, "inputs", json_integer(info->inputs));
+  object = qb_json_put(object, "classes", json_integer(info->classes));
+  object = qb_json_put(object, "loss", qb_json_real(info->loss));
+  object = qb_json_put(object, "accuracy", qb_json_real(info->accuracy));
+  object = qb_json_put(object, "test_accuracy", qb_json_real(info->test_accuracy));
+  json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(info->seconds));
+  return qb_json_print(qb_json_put(object, "timing", timing), text, error);
 }

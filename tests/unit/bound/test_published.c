@@ -209,6 +209,32 @@ static void shortcut_convolutions_are_found_by_structure(void **state) {
   qb_graph_free(&graph);
 }
 
+/* conv, then a matrix: without matrices one layer remains, whose bound is that of the convolution alone. */
+static void matrices_are_left_out_when_asked(void **state) {
+  (void)state;
+  network_builder builder;
+  const float w[] = {1, 2, 3, 4}, m[] = {100, 200, 300, 400};
+  network_builder_init(&builder, QB_SHAPE(1, 2, 1, 1));
+  qb_value_id x = network_conv(&builder, builder.input, 2, network_window(1, 1, 0), 1, w, NULL);
+  qb_shape flat = QB_SHAPE(1, 2);
+  x = network_node(&builder, QB_OP_FLATTEN, &x, 1, NULL, &flat);
+  x = network_gemm(&builder, x, 2, m, NULL);
+  qb_graph graph = network_builder_finish(&builder, x);
+  qb_chain chain;
+  qb_bound_conventions conventions = {.drop_dense = true};
+  assert_int_equal(qb_chain_extract(&graph, &conventions, &chain, NULL), QB_OK);
+  assert_int_equal(chain.count, 1);
+  assert_int_equal(chain.dropped_dense, 1);
+  assert_false(chain.is_network);
+  assert_true(chain.layers[0].norms.weight >= 7 && chain.layers[0].norms.weight < 7.001);
+  qb_chain_free(&chain);
+  assert_int_equal(qb_chain_extract(&graph, &plain_conventions, &chain, NULL), QB_OK);
+  assert_int_equal(chain.count, 2);
+  assert_true(chain.is_network);
+  qb_chain_free(&chain);
+  qb_graph_free(&graph);
+}
+
 static void batch_norm_must_be_folded_or_dropped(void **state) {
   (void)state;
   network_builder builder;
@@ -254,6 +280,7 @@ int main(void) {
       cmocka_unit_test(identical_networks_have_bound_zero),
       cmocka_unit_test(convolutions_count_taps_and_units),
       cmocka_unit_test(shortcut_convolutions_are_found_by_structure),
+      cmocka_unit_test(matrices_are_left_out_when_asked),
       cmocka_unit_test(batch_norm_must_be_folded_or_dropped),
       cmocka_unit_test(values_beyond_double),
   };
