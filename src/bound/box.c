@@ -12,6 +12,7 @@
 #include "bound/codes.h"
 #include "bound/fault.h"
 #include "bound/node_kinks.h"
+#include "graph/quantizer.h"
 
 typedef struct box_call {
   const qb_pair *pair;
@@ -684,7 +685,8 @@ static qb_status rule_quantize_linear(box_call *call) {
     double most = up(s * ((double)call->node->attributes.quantize.hi - z));
     double lo = x->track[0].lo[i], hi = x->track[0].hi[i], dlo = x->track[2].lo[i], dhi = x->track[2].hi[i];
     /* half a step, and the rounding of the float32 division, which may turn a near tie */
-    double half = up(s * 0.5 * (1 + 0x1p-20)) + 0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
+    double half = up(qb_quantizer_reach(call->node, s, z) * (1 + 0x1p-20)) +
+                  0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
     half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
     set(call->y, QB_TRACK_ORIGINAL, i, lo, hi);
     set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(down(x->track[1].lo[i] - half), least), most),

@@ -2,6 +2,7 @@
 #include "bound/node_kinks.h"
 
 #include "bound/fault.h"
+#include "graph/quantizer.h"
 
 static const qb_node *partner_of(const qb_pair *pair, qb_node_id id) {
   return pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]];
@@ -46,10 +47,11 @@ static qb_kink function_of(const qb_graph *graph, const qb_node *node, const qb_
   }
 }
 
-/* clamp(s round(x / s)) for x moved by `slack` >= 0 towards `direction`; the quotient may be rounded either way. */
-static double code_value(double x, double s, double slack, double direction) {
+/* clamp(s round(x / s)) for x moved by `slack` >= 0 towards `direction`; the quotient may be rounded either way, or
+ * down where `reach` is 1 and not 1/2. */
+static double code_value(double x, double s, double slack, double reach, double direction) {
   double steps = (x + direction * slack) / s;
-  return s * (direction > 0 ? floor(qb_up(steps) + 0.5) : ceil(qb_down(steps) - 0.5));
+  return s * (direction > 0 ? floor(qb_up(steps) + reach) : ceil(qb_down(steps) - reach));
 }
 
 /* x'' = clamp(s round(x' / s)) lies between clamp(x' - s/2) and clamp(x' + s/2), either rounding of ties included, and
@@ -64,11 +66,13 @@ static void quantizer_kinks(const qb_graph *graph, qb_node_id id, int64_t i, qb_
     z = (double)qb_view_f32(zero)[qb_view_elements(zero) == 1 ? 0 : c];
   }
   /* half a step, and the float32 division, which may turn a near tie: as in box.c */
-  double slack = qb_up(s * 0x1p-21) + 0x1p-23 * qb_interval_magnitude(x), half = qb_up(s * 0.5 + slack);
+  double slack = qb_up(s * 0x1p-21) + 0x1p-23 * qb_interval_magnitude(x);
+  double steps = node->attributes.quantize.rounding == QB_ROUND_DOWN ? 1 : 0.5;
+  double half = qb_up(qb_quantizer_reach(node, s, z) + slack);
   /* exact: 24 bits of s times 17 of a code */
   double least = s * ((double)node->attributes.quantize.lo - z), most = s * ((double)node->attributes.quantize.hi - z);
-  double first = qb_clamp(code_value(x.lo, s, slack, -1), least, most);
-  double last = qb_clamp(code_value(x.hi, s, slack, 1), least, most);
+  double first = qb_clamp(code_value(x.lo, s, slack, steps, -1), least, most);
+  double last = qb_clamp(code_value(x.hi, s, slack, steps, 1), least, most);
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_HALF_STEP)
     half = 0;
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_CLAMP)

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "bound/fault.h"
 #include "bound/rule.h"
+#include "graph/quantizer.h"
 
 /* What one side does at channel c: a clip, then an error of at most `step`. */
 typedef struct clamp_step {
@@ -31,7 +32,7 @@ static double entry(const qb_graph *graph, const qb_node *node, int32_t slot, in
 static clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, int64_t index) {
   double s = entry(graph, node, 1, index), z = entry(graph, node, 2, index);
   qb_interval limits = {s * ((double)node->attributes.quantize.lo - z), s * ((double)node->attributes.quantize.hi - z)};
-  return (clamp_step){limits, qb_bound_fault == QB_FAULT_NO_ROUNDING_STEP ? 0 : s / 2};
+  return (clamp_step){limits, qb_bound_fault == QB_FAULT_NO_ROUNDING_STEP ? 0 : qb_quantizer_reach(node, s, z)};
 }
 
 /* What the original network does in the quantizer's place. */

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "bound/spectral_internal.h"
+#include "graph/quantizer.h"
 
 /* Output state of an elementwise function with the Lipschitz constant `slope`, the same in both networks. */
 static void lipschitz(spectral_call *call, double slope) {
@@ -495,7 +496,8 @@ static qb_status rule_quantize_linear(spectral_call *call) {
     double hi = s * ((double)call->node->attributes.quantize.hi - z);
     double past = fmax(fmax(lo - call->c[i], call->c[i] - hi), 0);
     call->d[i] = call->c[i];
-    step += s * s / 4;
+    double reach = qb_quantizer_reach(call->node, s, z);
+    step += reach * reach;
     outside += past * past;
     widest = fmax(widest, s);
   }

@@ -470,6 +470,16 @@ typedef struct clamp_step {
   double step;
 } clamp_step;
 
+/* Inside the range |s k - clip(x)| is at most half a step, or a whole one for rounding down. Where the quotient is f x
+ * with f s = 1 + d, another |d| / (1 - |d|) times the end of the range. */
+static double step_of(const qb_node *node, double s, double z) {
+  double step = node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2,
+         f = (double)node->attributes.quantize.factor;
+  double d = f == 0 ? 0 : fabs(f * s - 1); /* exact */
+  double lo = fabs((double)node->attributes.quantize.lo - z), hi = fabs((double)node->attributes.quantize.hi - z);
+  return d == 0 ? step : add_up(step, (lo > hi ? lo : hi) * s * d / (1 - d) * (1 + 0x1p-40));
+}
+
 static clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, const qb_shape *shape, int64_t i) {
   int64_t inner = 1;
   int32_t axis = node->attributes.quantize.axis;
@@ -478,7 +488,7 @@ static clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, const
   int64_t index = axis < 0 || axis >= shape->rank ? 0 : i / inner % shape->dims[axis];
   double s = grid_entry(graph, node, 1, index), z = grid_entry(graph, node, 2, index);
   return (clamp_step){{s * ((double)node->attributes.quantize.lo - z), s * ((double)node->attributes.quantize.hi - z)},
-                      s / 2};
+                      step_of(node, s, z)};
 }
 
 /* What the original does in the place of our quantizer. */
@@ -549,8 +559,8 @@ static bool rule_dequantize_linear(const call *c) {
   qb_node copy = *c->node; /* DequantizeLinear has the same inputs; the code range is the quantizer's */
   if (codes == NULL || !good_grid(pair->quantized, c->node))
     return false;
-  copy.attributes.quantize.lo = codes->attributes.quantize.lo;
-  copy.attributes.quantize.hi = codes->attributes.quantize.hi;
+  copy.attributes.quantize = codes->attributes.quantize;
+  copy.attributes.quantize.axis = c->node->attributes.quantize.axis;
   if (!same_grid(pair->quantized, codes, &copy, &operand(c, 0)->shape))
     return false;
   if (c->partner != NULL) { /* both networks quantize here */
@@ -559,8 +569,8 @@ static bool rule_dequantize_linear(const call *c) {
         !good_grid(pair->original, c->partner))
       return false;
     copy = *c->partner;
-    copy.attributes.quantize.lo = pair->original->nodes[own].attributes.quantize.lo;
-    copy.attributes.quantize.hi = pair->original->nodes[own].attributes.quantize.hi;
+    copy.attributes.quantize = pair->original->nodes[own].attributes.quantize;
+    copy.attributes.quantize.axis = c->partner->attributes.quantize.axis;
     if (!same_grid(pair->original, &pair->original->nodes[own], &copy, &operand(c, 0)->shape))
       return false;
   }

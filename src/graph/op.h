@@ -20,6 +20,15 @@ const char *qb_op_name(qb_op op);
 /* The operator of an ONNX name; QB_OP_COUNT when it is not supported. */
 qb_op qb_op_find(const char *onnx_name, size_t length);
 
+/* From the quotient q of a value and its step to the code, zero point z. QuantizeLinear is the first; the others come
+ * from networks that spell quantization as arithmetic (Mul, Round, Clip, Mul). */
+typedef enum qb_code_rounding {
+  QB_ROUND_EVEN,    /* round(q) + z, ties to even */
+  QB_ROUND_SHIFTED, /* round(q + z), ties to even */
+  QB_ROUND_HALF_UP, /* floor(q + z + 1/2) */
+  QB_ROUND_DOWN     /* floor(q + z) */
+} qb_code_rounding;
+
 /* A spatial window, axes (height, width). */
 typedef struct qb_window {
   int32_t kernel[2], stride[2], dilation[2];
@@ -65,8 +74,10 @@ typedef struct qb_attributes {
       int32_t axis, end_axis; /* SOFTMAX over the axes [axis, end_axis); CONCAT, QUANTIZE_LINEAR, ..: axis alone */
     } axes;
     struct {
-      int32_t axis; /* of a scale vector; ignored for a scalar scale */
-      float lo, hi; /* range of the codes, for example 0 and 255 */
+      int32_t axis;              /* of a scale vector; ignored for a scalar scale */
+      float lo, hi;              /* range of the codes, for example 0 and 255; infinite where nothing clips */
+      qb_code_rounding rounding; /* QUANTIZE_LINEAR: how a quotient becomes a code */
+      float factor; /* QUANTIZE_LINEAR: the quotient is factor x instead of x / scale; 0: it is x / scale */
     } quantize;     /* QUANTIZE_LINEAR, DEQUANTIZE_LINEAR */
     struct {
       int32_t permutation[QB_MAX_RANK];

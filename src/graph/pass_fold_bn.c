@@ -173,10 +173,46 @@ static bool all_finite(const float *data, int64_t count) {
   return true;
 }
 
-static qb_status put_layer(bn_fold *fold, const qb_linear *linear, const new_layer *layer, qb_error *error) {
+/* The integers of a quantized weight stay; each output channel gets its own scale. Needs positive factors, and one old
+ * scale a tensor or output channel; otherwise *result is NULL and the weights become plain floats. */
+static qb_status rescale_codes(bn_fold *fold, const qb_linear *linear, new_layer *layer, const qb_codes **result,
+                               qb_error *error) {
+  const qb_value *weight = &fold->graph->values[linear->weight];
+  const qb_codes *old = weight->codes;
+  *result = NULL;
+  if (old == NULL || linear->channel_axis != 0 || (old->scale_count != 1 && old->axis != 0))
+    return QB_OK;
+  size_t channels = (size_t)linear->out_channels;
+  float *scale = qb_arena_alloc(&fold->graph->arena, channels, sizeof *scale);
+  int32_t *zero = qb_arena_alloc(&fold->graph->arena, channels, sizeof *zero);
+  qb_codes *codes = qb_arena_alloc(&fold->graph->arena, 1, sizeof *codes);
+  if (scale == NULL || zero == NULL || codes == NULL)
+    return qb_fail_memory(error, weight->name, channels * sizeof *scale);
+  for (size_t o = 0; o < channels; o++) {
+    scale[o] = (float)((double)old->scale[old->scale_count == 1 ? 0 : o] * fold->scale[o]);
+    zero[o] = old->zero_point == NULL ? 0 : old->zero_point[old->scale_count == 1 ? 0 : o];
+    if (!(scale[o] >= 0x1p-126f) || !isfinite(scale[o]))
+      return QB_OK;
+  }
+  for (size_t i = 0; i < qb_shape_elements(&weight->shape); i++) {
+    size_t o = i / (size_t)linear->row_length;
+    layer->weight[i] = (float)(qb_view_integer(&old->codes, i) - zero[o]) * scale[o];
+  }
+  *codes = *old;
+  codes->axis = 0;
+  codes->scale_count = (int32_t)channels;
+  codes->scale = scale;
+  codes->zero_point = old->zero_point == NULL ? NULL : zero;
+  *result = codes;
+  return QB_OK;
+}
+
+static qb_status put_layer(bn_fold *fold, const qb_linear *linear, const new_layer *layer, const qb_codes *codes,
+                           qb_error *error) {
   qb_graph *graph = fold->graph;
   qb_shape shape = graph->values[linear->weight].shape, bias = QB_SHAPE(linear->out_channels);
   QB_TRY(put_constant(graph, linear->node, 1, &shape, layer->weight, error));
+  graph->values[graph->nodes[linear->node].inputs[1]].codes = codes;
   bool needed = linear->bias != QB_NONE;
   for (int64_t o = 0; o < linear->out_channels; o++)
     needed = needed || layer->bias[o] != 0;
@@ -198,10 +234,13 @@ static qb_status fold_into(bn_fold *fold, const qb_linear *linear, bool forward,
   if (layer.weight == NULL || layer.bias == NULL || layer.sum == NULL) {
     status = qb_fail_memory(error, fold->graph->nodes[linear->node].name, (size_t)count * sizeof *layer.weight);
   } else {
+    const qb_codes *codes = NULL;
     (forward ? scale_forward : scale_back)(fold, linear, &layer);
-    if (all_finite(layer.weight, count) && all_finite(layer.bias, linear->out_channels))
-      status = put_layer(fold, linear, &layer, error);
-    else
+    if (!forward)
+      status = rescale_codes(fold, linear, &layer, &codes, error);
+    if (status == QB_OK && all_finite(layer.weight, count) && all_finite(layer.bias, linear->out_channels))
+      status = put_layer(fold, linear, &layer, codes, error);
+    else if (status == QB_OK)
       *why = "a folded weight would overflow float32";
   }
   qb_free(layer.weight);
@@ -216,11 +255,8 @@ static qb_status fold_into(bn_fold *fold, const qb_linear *linear, bool forward,
 static const char *foldable_layer(const qb_graph *graph, qb_node_id node, qb_linear *linear) {
   if (node == QB_NONE || !qb_graph_linear(graph, node, linear))
     return "its input does not come from a Conv, ConvTranspose, Gemm or MatMul with constant weights";
-  if (graph->values[linear->weight].codes != NULL)
-    return "the weight of the layer before is quantized already";
-  if (linear->bias != QB_NONE &&
-      (!graph->values[linear->bias].is_constant || graph->values[linear->bias].codes != NULL))
-    return "the bias of the layer before is computed or quantized already";
+  if (linear->bias != QB_NONE && !graph->values[linear->bias].is_constant)
+    return "the bias of the layer before is computed";
   bool matrix = graph->nodes[node].op == QB_OP_GEMM || graph->nodes[node].op == QB_OP_MATMUL;
   if (matrix && graph->values[graph->nodes[node].output].shape.rank != 2)
     return "its channel axis is not the axis of the matrix product";

@@ -25,7 +25,9 @@ typedef struct qb_fold_bn_info {
 /* Folds every BatchNormalization it can and leaves the others in place. Into the layer before when that layer's
  * output has no other use; else into an unpadded Conv or a Gemm behind that is the only use of the normalised value
  * (a padded Conv pads zeros after the shift: valid only when t = 0). Weights shared with another layer are copied for
- * the folded one. A MatMul that receives a shift becomes a Gemm. Quantized weights (with codes) are not touched.
+ * the folded one. A MatMul that receives a shift becomes a Gemm. The codes of a
+ * quantized weight stay: each output channel gets the scale times s, or, folded forward or where s is not positive, the
+ * weights become plain floats.
  * QB_ERROR_MEMORY; the graph must then be dropped. */
 QB_MUST_CHECK qb_status qb_fold_bn(qb_graph *graph, qb_fold_bn_info *info, qb_error *error);
 

@@ -6,6 +6,16 @@
 
 #include "base/error.h"
 
+double qb_quantizer_reach(const qb_node *node, double s, double z) {
+  double reach = node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2;
+  /* exact: 24 bits times 24, and 1 is near */
+  double deviation = node->attributes.quantize.factor == 0 ? 0 : fabs((double)node->attributes.quantize.factor * s - 1);
+  if (deviation == 0)
+    return reach;
+  double end = fmax(fabs((double)node->attributes.quantize.lo - z), fabs((double)node->attributes.quantize.hi - z)) * s;
+  return (reach + deviation / (1 - deviation) * end) * (1 + 0x1p-40);
+}
+
 static qb_status check_grid(const qb_graph *graph, qb_value_id value, const qb_activation_grid *grid, qb_error *error) {
   const char *name = graph->values[value].name;
   if (graph->values[value].is_constant)

@@ -11,6 +11,11 @@ typedef struct qb_activation_grid {
   int32_t zero_point; /* one of the codes, so 0 is exact */
 } qb_activation_grid;
 
+/* How far a QuantizeLinear of scale `s` and zero point `z` moves a number inside its range, rounded up, whichever way
+ * it rounds ties. Half a step, a whole one for rounding down, and where factor times s = 1 + d is not exactly 1 another
+ * |d| / (1 - |d|) of the range's end: clip((1 + d) x, m, M) is that near to clip(x, m, M). */
+double qb_quantizer_reach(const qb_node *node, double s, double z);
+
 /* Puts a QuantizeLinear and a DequantizeLinear directly behind the producer of `value` (an activation; a network input
  * has them in front of all nodes). Every node that read `value` reads *dequantized from now on; network outputs keep
  * the float value. Node ids behind the producer go up by two. QB_ERROR_ARGUMENT for a grid out of range or a constant,

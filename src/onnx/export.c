@@ -55,7 +55,9 @@ static bool same_attributes(const qb_node *a, const qb_node *b, const qb_shape *
   case QB_OP_CONCAT: return p->axes.axis == q->axes.axis;
   case QB_OP_QUANTIZE_LINEAR:
   case QB_OP_DEQUANTIZE_LINEAR:
-    return p->quantize.axis == q->quantize.axis && p->quantize.lo == q->quantize.lo && p->quantize.hi == q->quantize.hi;
+    return p->quantize.axis == q->quantize.axis && p->quantize.lo == q->quantize.lo &&
+           p->quantize.hi == q->quantize.hi && p->quantize.rounding == q->quantize.rounding &&
+           p->quantize.factor == q->quantize.factor;
   case QB_OP_TRANSPOSE:
     return memcmp(p->transpose.permutation, q->transpose.permutation, sizeof p->transpose.permutation) == 0;
   case QB_OP_PAD:
@@ -284,10 +286,17 @@ static bool may_gain_bias(const Onnx__NodeProto *proto, const qb_node *node, int
                        (node->op == QB_OP_GEMM && is_one(proto, "beta")));
 }
 
+/* Quantizers and layers that were read from arithmetic on codes: their ONNX node is only the last of several. */
+static bool stands_for_others(const Onnx__NodeProto *proto, qb_op op) {
+  bool whole = op == QB_OP_QUANTIZE_LINEAR || op == QB_OP_DEQUANTIZE_LINEAR || op == QB_OP_CONV || op == QB_OP_GEMM ||
+               op == QB_OP_MATMUL;
+  return whole && strcmp(proto->op_type, qb_op_name(op)) != 0;
+}
+
 /* May the ONNX node be written as it is, with the inputs of `after` where they differ? */
 static bool may_copy_single(qb_export *x, const Onnx__NodeProto *proto, const qb_node *before, const qb_node *after) {
   bool replaced[QB_MAX_INPUTS + 4] = {false};
-  if (!same_node(x, before, after) || proto->n_input > QB_MAX_INPUTS)
+  if (!same_node(x, before, after) || proto->n_input > QB_MAX_INPUTS || stands_for_others(proto, before->op))
     return false;
   int32_t slots = before->input_count > after->input_count ? before->input_count : after->input_count;
   for (int32_t slot = 0; slot < slots; slot++) {

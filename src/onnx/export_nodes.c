@@ -350,6 +350,9 @@ static qb_status make_zero_point(qb_export *x, const qb_node *node, qb_dtype typ
 static qb_status make_quantize_linear(qb_export *x, const qb_node *node) {
   qb_dtype type = range_type(node->attributes.quantize.lo, node->attributes.quantize.hi);
   const char *zero;
+  if (node->attributes.quantize.rounding != QB_ROUND_EVEN || node->attributes.quantize.factor != 0)
+    return qb_export_fail(x, node,
+                          "it rounds in another way than QuantizeLinear, the only form it could be written in");
   if (type == QB_DTYPE_NONE)
     return qb_export_fail(x, node, "no integer type has the range %g to %g", (double)node->attributes.quantize.lo,
                           (double)node->attributes.quantize.hi);

@@ -231,6 +231,9 @@ static qb_status bind_outputs(qb_import *in) {
     const qb_symbol *symbol = name == NULL ? NULL : find_symbol(in, name);
     if (symbol == NULL || symbol->binding == QB_UNBOUND)
       return qb_import_fail(in, QB_ERROR_FORMAT, "no node makes the network output '%s'", name == NULL ? "" : name);
+    if (symbol->binding == QB_INTEGER_SUM)
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "the network output '%s' is a sum of integers without a scale",
+                            name);
     if (symbol->binding != QB_ACTIVATION)
       return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                             "the network output '%s' does not depend on the input; remove "
@@ -343,6 +346,18 @@ qb_status qb_import_emit(qb_import *in, qb_op op, const char *part, const qb_val
   in->graph->nodes[id].origin = in->node_index;
   *output = in->graph->nodes[id].output;
   return part == NULL ? qb_import_bind_activation(in, *output) : QB_OK;
+}
+
+bool qb_import_is_only_reader(const qb_import *in, qb_value_id x) {
+  const int32_t symbol = qb_names_find(&in->names, in->graph->values[x].name);
+  return symbol >= 0 && in->symbols[symbol].uses == 1 && qb_graph_use_count(in->graph, x) == 0;
+}
+
+qb_status qb_import_take_over(qb_import *in, qb_value_id x) {
+  qb_value_id output = QB_NONE;
+  QB_TRY(qb_import_emit(in, QB_OP_IDENTITY, NULL, &x, 1, NULL, NULL, &output));
+  qb_graph_remove_node(in->graph, in->graph->values[output].producer);
+  return QB_OK;
 }
 
 /* ----------------------------------------------------------------------------------------------- graph constants */
@@ -488,6 +503,8 @@ static qb_status import_node(qb_import *in, unsupported_list *list) {
   QB_TRY(qb_import_fold_known(in, &done));
   if (done)
     return QB_OK;
+  if (qb_import_reads_sum(in))
+    return qb_rule_integer_sum(in);
   return all_constant ? qb_import_fold(in) : qb_import_rule(in);
 }
 

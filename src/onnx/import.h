@@ -27,15 +27,23 @@ typedef struct qb_constant {
   qb_value_id value[QB_FORM_COUNT]; /* in the graph, QB_NONE while not needed */
 } qb_constant;
 
-typedef enum qb_binding { QB_UNBOUND, QB_ACTIVATION, QB_CONSTANT, QB_BROKEN } qb_binding;
+typedef enum qb_binding {
+  QB_UNBOUND,
+  QB_ACTIVATION,
+  QB_CONSTANT,
+  QB_INTEGER_SUM, /* see import_integer.c */
+  QB_BROKEN
+} qb_binding;
 
 typedef struct qb_symbol {
   qb_binding binding;
-  int32_t id;       /* of the activation in the graph or of the constant */
+  int32_t id;       /* of the activation in the graph, of the constant or of the integer sum */
   int32_t producer; /* index of the ONNX node that makes it, QB_NONE */
   int32_t uses;     /* by live nodes and network outputs */
   bool needed;      /* by the network's outputs */
 } qb_symbol;
+
+typedef struct qb_integer_sum qb_integer_sum;
 
 typedef struct qb_import {
   const qb_onnx *document;
@@ -45,6 +53,7 @@ typedef struct qb_import {
   qb_symbol *symbols; /* (names.count) */
   qb_constant *constants;
   int32_t constant_count, constant_capacity;
+  qb_integer_sum *sums;        /* newest first */
   const Onnx__NodeProto *node; /* the one being imported */
   int32_t node_index;
   int64_t opset;
@@ -152,6 +161,34 @@ const qb_node *qb_import_code_source(const qb_import *in, qb_value_id value);
 /* True when every zero point of a quantizer is 0. */
 bool qb_import_zero_is_zero(const qb_import *in, const qb_node *quantizer);
 
+/* The dequantized value of the codes of `source`, one scale; a DequantizeLinear that is there already is used again. */
+QB_MUST_CHECK qb_status qb_import_real_of_codes(qb_import *in, const qb_node *source, qb_value_id codes,
+                                                qb_value_id *real);
+
+/* Rules of import_fixed_point.c: quantization written as arithmetic, Mul (or Div), Round or Floor, Clip, Mul.
+ * Round and Floor become a QuantizeLinear. The others set *done when they were about codes: Clip narrows the range of
+ * the QuantizeLinear, Cast keeps the codes, and Mul by the scale becomes the DequantizeLinear. */
+QB_MUST_CHECK qb_status qb_rule_round(qb_import *in);
+QB_MUST_CHECK qb_status qb_import_clip_codes(qb_import *in, qb_value_id x, const qb_clip_attributes *clip, bool *done);
+QB_MUST_CHECK qb_status qb_import_scale_codes(qb_import *in, bool *done);
+QB_MUST_CHECK qb_status qb_import_cast_codes(qb_import *in, bool *done);
+
+/* Rules of import_integer.c. ConvInteger and MatMulInteger have no node in the graph: their output is a sum of
+ * products of codes that waits for its scale. qb_import_reads_sum is true when the current node reads one;
+ * qb_rule_integer_sum then lets it through Cast and Add of a constant, and turns it into Conv or MatMul at the Mul by a
+ * constant. qb_import_add_bias makes a constant that is added to such a layer its bias. */
+QB_MUST_CHECK qb_status qb_rule_conv_integer(qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_matmul_integer(qb_import *in);
+bool qb_import_reads_sum(const qb_import *in);
+QB_MUST_CHECK qb_status qb_rule_integer_sum(qb_import *in);
+QB_MUST_CHECK qb_status qb_import_add_bias(qb_import *in, bool *done);
+
+/* Binds the current node's output to `x`, whose only reader it is: the producer of x makes that output instead. */
+QB_MUST_CHECK qb_status qb_import_take_over(qb_import *in, qb_value_id x);
+
+/* True when only the current node reads the value. */
+bool qb_import_is_only_reader(const qb_import *in, qb_value_id x);
+
 /* dequantize -> `op` -> quantize on the grid of `source`: for an operator that maps codes to codes and commutes with
  * the monotone map from codes to real values. The last step binds the current node's output. */
 QB_MUST_CHECK qb_status qb_import_emit_on_codes(qb_import *in, const qb_node *source, qb_op op, qb_value_id x,
@@ -200,6 +237,10 @@ QB_MUST_CHECK qb_status qb_import_quantize(qb_import *in);
 /* The real values and codes of the integer constant in `slot`, whose scale and zero point are in the next two; several
  * scales lie along `axis`. The constant is not registered: pass it to qb_import_value. */
 QB_MUST_CHECK qb_status qb_import_dequantized(qb_import *in, size_t slot, int32_t axis, qb_constant *result);
+
+/* The same for integers, scales and zero points (NULL: all 0) that come from elsewhere. */
+QB_MUST_CHECK qb_status qb_import_dequantized_by(qb_import *in, qb_constant *integers, qb_constant *scale,
+                                                 qb_constant *zero, int32_t axis, qb_constant *result);
 
 /* The same for an int32 bias, whose scale is the product of the input's and the weight's. */
 QB_MUST_CHECK qb_status qb_import_dequantized_bias(qb_import *in, size_t slot, size_t x_scale_slot,

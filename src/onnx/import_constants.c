@@ -372,6 +372,15 @@ qb_status qb_import_dequantized(qb_import *in, size_t slot, int32_t axis, qb_con
   return dequantize_grid(in, &g, result);
 }
 
+qb_status qb_import_dequantized_by(qb_import *in, qb_constant *integers, qb_constant *scale, qb_constant *zero,
+                                   int32_t axis, qb_constant *result) {
+  grid g = {.x = integers, .scale = scale, .zero = zero, .axis = QB_NONE};
+  QB_TRY(check_scales(in, &g));
+  QB_TRY(fix_axis(in, &g, axis));
+  QB_TRY(check_zero_points(in, &g));
+  return dequantize_grid(in, &g, result);
+}
+
 qb_status qb_import_dequantized_bias(qb_import *in, size_t slot, size_t x_scale_slot, size_t weight_scale_slot,
                                      qb_constant *result) {
   qb_constant *bias, *x_scale, *weight_scale;

@@ -37,12 +37,22 @@ static qb_status read_grid(qb_import *in, size_t slot, code_grid *grid) {
   return qb_import_value(in, zero, QB_FORM_CODES, 0, &grid->zero);
 }
 
+/* The grid of a QuantizeLinear of the graph. */
+static code_grid grid_of(const qb_node *quantizer) {
+  code_grid grid = {.scale = quantizer->inputs[1],
+                    .zero = quantizer->input_count > 2 ? quantizer->inputs[2] : QB_NONE,
+                    .attributes = quantizer->attributes};
+  grid.attributes.quantize.rounding = QB_ROUND_EVEN;
+  grid.attributes.quantize.factor = 0;
+  return grid;
+}
+
 /* A DequantizeLinear that already reads these codes, so that branches start at one value. */
 static qb_value_id find_dequantized(const qb_import *in, qb_value_id codes, const code_grid *grid) {
   for (qb_node_id n = in->graph->values[codes].producer + 1; n < in->graph->node_count; n++) {
     const qb_node *node = &in->graph->nodes[n];
-    if (node->op == QB_OP_DEQUANTIZE_LINEAR && node->input_count == 3 && node->inputs[0] == codes &&
-        node->inputs[1] == grid->scale && node->inputs[2] == grid->zero)
+    if (node->op == QB_OP_DEQUANTIZE_LINEAR && node->inputs[0] == codes && node->inputs[1] == grid->scale &&
+        (node->input_count > 2 ? node->inputs[2] : QB_NONE) == grid->zero)
       return node->output;
   }
   return QB_NONE;
@@ -238,13 +248,16 @@ bool qb_import_zero_is_zero(const qb_import *in, const qb_node *quantizer) {
 
 qb_status qb_import_emit_on_codes(qb_import *in, const qb_node *source, qb_op op, qb_value_id x,
                                   const qb_attributes *attributes, const qb_shape *shape) {
-  const code_grid grid = {.scale = source->inputs[1],
-                          .zero = source->input_count > 2 ? source->inputs[2] : QB_NONE,
-                          .attributes = source->attributes};
+  const code_grid grid = grid_of(source);
   qb_value_id real, y;
   if (qb_shape_elements(qb_import_shape(in, grid.scale)) != 1)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its codes have several scales; dequantize them before it");
   QB_TRY(emit_dequantize(in, x, &grid, &real));
   QB_TRY(qb_import_emit(in, op, "real", &real, 1, attributes, shape, &y));
   return emit_quantize(in, y, &grid);
+}
+
+qb_status qb_import_real_of_codes(qb_import *in, const qb_node *source, qb_value_id codes, qb_value_id *real) {
+  const code_grid grid = grid_of(source);
+  return emit_dequantize(in, codes, &grid, real);
 }

@@ -178,6 +178,10 @@ qb_status qb_rule_unsqueeze(qb_import *in) {
 qb_status qb_rule_identity(qb_import *in) { return qb_import_emit_unary(in, QB_OP_IDENTITY, NULL, NULL); }
 
 qb_status qb_rule_cast(qb_import *in) {
+  bool done;
+  QB_TRY(qb_import_cast_codes(in, &done));
+  if (done)
+    return QB_OK;
   if (qb_import_int(in, "to", 0) != QB_DTYPE_F32)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                           "only a conversion to float32 is supported; convert the model to "

@@ -241,7 +241,10 @@ static qb_status rule_binary(qb_import *in) {
   const char *name = in->node->op_type;
   qb_op op = qb_op_find(name, strlen(name));
   qb_value_id inputs[2];
-  bool constant[2];
+  bool constant[2], done = false;
+  QB_TRY(op == QB_OP_ADD ? qb_import_add_bias(in, &done) : qb_import_scale_codes(in, &done));
+  if (done)
+    return QB_OK;
   for (size_t slot = 0; slot < 2; slot++)
     QB_TRY(operand(in, slot, &inputs[slot], &constant[slot]));
   const qb_shape *a = qb_import_shape(in, inputs[0]), *b = qb_import_shape(in, inputs[1]);
@@ -279,14 +282,16 @@ static qb_status rule_sum(qb_import *in) {
 /* ---------------------------------------------------------------------------------------------------------- clipping
  */
 
+/* Integers are the limits of a Clip on codes. */
 static qb_status scalar_limit(qb_import *in, size_t slot, const char *attribute, float otherwise, float *limit) {
   qb_constant *constant = NULL;
   *limit = in->opset < 11 ? qb_import_float(in, attribute, otherwise) : otherwise;
   if (in->opset >= 11 && qb_import_has(in, slot)) {
     QB_TRY(qb_import_need_constant(in, slot, "its limit", &constant));
-    if (qb_view_elements(&constant->view) != 1 || !qb_dtype_is_real(constant->view.dtype))
-      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its limit is not one floating-point number");
-    *limit = (float)qb_view_real(&constant->view, 0);
+    bool is_integer = qb_dtype_is_integer(constant->view.dtype);
+    if (qb_view_elements(&constant->view) != 1 || (!is_integer && !qb_dtype_is_real(constant->view.dtype)))
+      return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its limit is not one number");
+    *limit = is_integer ? (float)qb_view_integer(&constant->view, 0) : (float)qb_view_real(&constant->view, 0);
   }
   if (isnan(*limit))
     return qb_import_fail(in, QB_ERROR_NUMERIC, "its limit is NaN");
@@ -295,12 +300,16 @@ static qb_status scalar_limit(qb_import *in, size_t slot, const char *attribute,
 
 static qb_status rule_clip(qb_import *in) {
   qb_attributes attributes = {0};
+  qb_value_id x;
+  bool done;
   QB_TRY(scalar_limit(in, 1, "min", -INFINITY, &attributes.clip.lo));
   QB_TRY(scalar_limit(in, 2, "max", INFINITY, &attributes.clip.hi));
   if (attributes.clip.lo > attributes.clip.hi)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED, "its lower limit %g exceeds the upper one, %g",
                           (double)attributes.clip.lo, (double)attributes.clip.hi);
-  return qb_import_emit_unary(in, QB_OP_CLIP, &attributes, NULL);
+  QB_TRY(qb_import_activation(in, 0, &x));
+  QB_TRY(qb_import_clip_codes(in, x, &attributes.clip, &done));
+  return done ? QB_OK : qb_import_emit_last(in, QB_OP_CLIP, &x, 1, &attributes, NULL);
 }
 
 /* The limits of a Min as scalar or one per channel: (C, 1, 1) and the like. */
@@ -379,9 +388,13 @@ static qb_status rule_min_max(qb_import *in) {
                             "one");
     attributes.clip.lo = attributes.clip.hi;
     attributes.clip.hi = INFINITY;
-  } else if (fuse_cap(in, x, &attributes.clip)) {
-    return replace_by_clip(in, x, &attributes.clip);
   }
+  bool done;
+  QB_TRY(qb_import_clip_codes(in, x, &attributes.clip, &done));
+  if (done)
+    return QB_OK;
+  if (is_min && fuse_cap(in, x, &attributes.clip))
+    return replace_by_clip(in, x, &attributes.clip);
   return qb_import_emit_last(in, QB_OP_CLIP, &x, 1, &attributes, NULL);
 }
 
@@ -559,12 +572,14 @@ static const import_rule rules[] = {
     {"Clip", " min max ", 1, rule_clip},
     {"Concat", " axis ", 1, qb_rule_concat},
     {"Conv", " auto_pad dilations group kernel_shape pads strides ", 1, rule_conv},
+    {"ConvInteger", " auto_pad dilations group kernel_shape pads strides ", 10, qb_rule_conv_integer},
     {"ConvTranspose", " auto_pad dilations group kernel_shape output_padding output_shape pads strides ", 1,
      rule_conv_transpose},
     {"DequantizeLinear", " axis block_size output_dtype ", 10, rule_quantize},
     {"Div", " ", 7, rule_binary},
     {"Dropout", " ratio seed ", 7, qb_rule_dropout},
     {"Flatten", " axis ", 1, qb_rule_flatten},
+    {"Floor", " ", 1, qb_rule_round},
     {"Gemm", " alpha beta transA transB ", 7, rule_gemm},
     {"GlobalAveragePool", " ", 1, rule_global_average},
     {"HardSigmoid", " alpha beta ", 1, rule_hard_sigmoid},
@@ -572,6 +587,7 @@ static const import_rule rules[] = {
     {"Identity", " ", 1, qb_rule_identity},
     {"LeakyRelu", " alpha ", 1, rule_leaky_relu},
     {"MatMul", " ", 1, rule_matmul},
+    {"MatMulInteger", " ", 10, qb_rule_matmul_integer},
     {"Max", " ", 6, rule_min_max},
     {"MaxPool", " auto_pad ceil_mode dilations kernel_shape pads storage_order strides ", 1, rule_pool},
     {"Min", " ", 6, rule_min_max},
@@ -582,6 +598,7 @@ static const import_rule rules[] = {
     {"ReduceMean", " axes keepdims noop_with_empty_axes ", 1, rule_reduce_mean},
     {"Relu", " ", 6, rule_plain},
     {"Reshape", " allowzero ", 5, qb_rule_reshape},
+    {"Round", " ", 11, qb_rule_round},
     {"Sigmoid", " ", 6, rule_plain},
     {"Softmax", " axis ", 1, rule_softmax},
     {"Squeeze", " axes ", 1, qb_rule_squeeze},
@@ -641,9 +658,9 @@ static const import_rule *find_rule(const qb_import *in) {
   return NULL;
 }
 
-/* Operators that quantize each input by its own range, or hand on their sums as integers. */
+/* Operators that quantize each input by its own range. */
 static bool is_dynamic(const char *op) {
-  static const char *const names[] = {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul",
+  static const char *const names[] = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
                                       "MatMulIntegerToFloat"};
   for (size_t i = 0; op != NULL && i < sizeof names / sizeof *names; i++)
     if (strcmp(op, names[i]) == 0)

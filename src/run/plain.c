@@ -61,12 +61,27 @@ static void plain_clip(const plain_call *call) {
 /* -------------------------------------------------------------------------------------------------- integer codes */
 
 typedef struct code_rule {
-  float scale, zero, lo, hi;
+  float scale, zero, lo, hi, factor;
+  qb_code_rounding rounding;
 } code_rule;
 
 static void quantize_run(const code_rule *rule, const float *x, float *y, size_t count) {
   for (size_t i = 0; i < count; i++) {
     float code = rintf(x[i] / rule->scale) + rule->zero;
+    y[i] = code < rule->lo ? rule->lo : code > rule->hi ? rule->hi : code;
+  }
+}
+
+/* The other ways of rounding and of scaling, step by step in float32 as a runtime computes them. */
+static void round_run(const code_rule *rule, const float *x, float *y, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    float q = rule->factor != 0.0f ? x[i] * rule->factor : x[i] / rule->scale, code;
+    switch (rule->rounding) {
+    case QB_ROUND_EVEN: code = rintf(q) + rule->zero; break;
+    case QB_ROUND_SHIFTED: code = rintf(q + rule->zero); break;
+    case QB_ROUND_HALF_UP: code = floorf(q + (rule->zero + 0.5f)); break;
+    default: code = floorf(q + rule->zero); break;
+    }
     y[i] = code < rule->lo ? rule->lo : code > rule->hi ? rule->hi : code;
   }
 }
@@ -100,12 +115,17 @@ static void run_codes(const plain_call *call, void (*loop)(const code_rule *, co
   for (int64_t k = 0; k < (int64_t)((call->count + run - 1) / run); k++) {
     size_t channel = (size_t)k % channels, begin = (size_t)k * run;
     code_rule rule = {call->in[1][scales > 1 ? channel : 0], zero == NULL ? 0.0f : call->in[2][zeros > 1 ? channel : 0],
-                      node->attributes.quantize.lo, node->attributes.quantize.hi};
+                      node->attributes.quantize.lo,          node->attributes.quantize.hi,
+                      node->attributes.quantize.factor,      node->attributes.quantize.rounding};
     loop(&rule, call->in[0] + begin, call->y + begin, call->count - begin < run ? call->count - begin : run);
   }
 }
 
-static void plain_quantize_linear(const plain_call *call) { run_codes(call, quantize_run); }
+static void plain_quantize_linear(const plain_call *call) {
+  bool plain =
+      call->node->attributes.quantize.rounding == QB_ROUND_EVEN && call->node->attributes.quantize.factor == 0.0f;
+  run_codes(call, plain ? quantize_run : round_run);
+}
 static void plain_dequantize_linear(const plain_call *call) { run_codes(call, dequantize_run); }
 
 /* ---------------------------------------------------------------------------------------------------- two tensors */

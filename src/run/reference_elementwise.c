@@ -206,20 +206,36 @@ static double parameter(const reference_call *call, int32_t slot, size_t i, doub
 }
 
 static double clamp_code(double t, double zero, const reference_call *call) {
-  double code = nearbyint(t) + zero;
+  double code;
+  switch (call->node->attributes.quantize.rounding) {
+  case QB_ROUND_EVEN: code = nearbyint(t) + zero; break;
+  case QB_ROUND_SHIFTED: code = nearbyint(t + zero); break;
+  case QB_ROUND_HALF_UP: code = floor(t + (zero + 0.5)); break;
+  default: code = floor(t + zero); break;
+  }
   double lo = (double)call->node->attributes.quantize.lo, hi = (double)call->node->attributes.quantize.hi;
   return code < lo ? lo : code > hi ? hi : code;
 }
 
-/* Round half to even of x / scale. The code grows with x, so the codes at both ends of what x / scale may be bound it;
+/* True when a float32 evaluation of the quotient, and of what is added to it before it is rounded, is exact. */
+static bool is_exact_quotient(const reference_call *call, double x, double t, double scale, double zero) {
+  double factor = (double)call->node->attributes.quantize.factor;
+  bool divided = factor != 0 ? fma(x, factor, -t) == 0.0 : fma(t, scale, -x) == 0.0;
+  qb_code_rounding how = call->node->attributes.quantize.rounding;
+  double shifted = how == QB_ROUND_EVEN ? t : t + zero + (how == QB_ROUND_HALF_UP ? 0.5 : 0.0);
+  return divided && fabs(t) >= 0x1p-100 && (double)(float)t == t && (double)(float)shifted == shifted;
+}
+
+/* The rounded code of x / scale. The code grows with x, so the codes at both ends of what x / scale may be bound it;
  * a quotient that is exact in every evaluation needs no widening, which keeps true ties certain. */
 static ball quantize_ball(const reference_call *call, ball b, double scale, double zero) {
-  double t = b.x / scale;
+  double factor = (double)call->node->attributes.quantize.factor, t = factor != 0 ? b.x * factor : b.x / scale;
   ball result = {clamp_code(t, zero, call), 0.0};
-  bool exact = b.r == 0.0 && fma(t, scale, -b.x) == 0.0 && fabs(t) >= 0x1p-100 && (double)(float)t == t;
-  if (exact || (b.r == 0.0 && b.x == 0.0))
+  if (b.r == 0.0 && (b.x == 0.0 || is_exact_quotient(call, b.x, t, scale, zero)))
     return result;
-  double wide = 2.0 * b.r / scale, slack = (fabs(t) + wide) * 4.0 * call->units->unit + 4.0 * call->units->tiny;
+  double shift = call->node->attributes.quantize.rounding == QB_ROUND_EVEN ? 0.0 : fabs(zero) + 0.5;
+  double wide = 2.0 * b.r / (factor != 0 ? 1.0 / factor : scale) * (1.0 + 0x1p-40);
+  double slack = (fabs(t) + wide + shift) * 4.0 * call->units->unit + 4.0 * call->units->tiny;
   double reach = (wide + slack) * (1.0 + 0x1p-40);
   double lo = clamp_code(nextafter(t - reach, -INFINITY), zero, call);
   double hi = clamp_code(nextafter(t + reach, INFINITY), zero, call);

@@ -1,5 +1,6 @@
 /* BatchNorm folding: the function stays, what cannot be folded stays and says why, shared weights are not folded
  * twice. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -204,7 +205,7 @@ static void chains_of_batch_norms_fold(void **state) {
   qb_graph_free(&s.graph);
 }
 
-static void sequences_and_quantized_weights_are_left(void **state) {
+static void sequences_are_left(void **state) {
   (void)state;
   sketch_graph s = sketch_start(10);
   qb_value_id x = sketch_input(&s, QB_SHAPE(1, 3, 4)); /* Gemm over the last axis, channels are axis 1 */
@@ -216,16 +217,58 @@ static void sequences_and_quantized_weights_are_left(void **state) {
   assert_non_null(strstr(info.left[0].why, "channel axis"));
   qb_graph_free(&folded);
   qb_graph_free(&s.graph);
+}
 
-  s = sketch_start(11);
-  x = sketch_conv(&s, sketch_input(&s, QB_SHAPE(1, 3, 4, 4)), 3, 1, 1, 0, 1);
-  s.graph.values[sketch_producer(&s.graph, x)->inputs[1]].codes = &(qb_codes){.bits = 8};
-  sketch_finish(&s, sketch_batch_norm(&s, x, true));
-  folded = fold_clone(&s.graph, &info);
-  check_counts(&info, 0, 0, 1);
-  assert_non_null(strstr(info.left[0].why, "quantized"));
-  qb_graph_free(&folded);
-  qb_graph_free(&s.graph);
+/* A quantized weight keeps its integers: every output channel gets the old scale times s. A channel whose s is negative
+ * makes the whole weight plain floats. */
+static void codes_stay(void **state) {
+  (void)state;
+  for (int negative = 0; negative < 2; negative++) {
+    sketch_graph s = sketch_start(11);
+    qb_value_id x = sketch_conv(&s, sketch_input(&s, QB_SHAPE(1, 2, 4, 4)), 3, 1, 1, 0, 1);
+    qb_value *weight = &s.graph.values[sketch_producer(&s.graph, x)->inputs[1]];
+    static const int8_t integers[6] = {3, -2, 7, 0, -5, 1};
+    const float scale = 0.37f;
+    const int32_t zero = 1;
+    const qb_codes codes = {.bits = 8,
+                            .is_signed = true,
+                            .axis = QB_NONE,
+                            .scale_count = 1,
+                            .scale = &scale,
+                            .zero_point = &zero,
+                            .codes = {.dtype = QB_DTYPE_I8, .shape = weight->shape, .data = integers}};
+    weight->codes = &codes;
+    float *data = qb_graph_replace_constant(&s.graph, sketch_producer(&s.graph, x)->inputs[1]);
+    weight = &s.graph.values[sketch_producer(&s.graph, x)->inputs[1]];
+    weight->codes = &codes;
+    for (int i = 0; i < 6; i++)
+      data[i] = (float)(integers[i] - zero) * scale;
+    qb_value_id y = sketch_batch_norm(&s, x, true);
+    float *gamma = qb_graph_replace_constant(&s.graph, sketch_producer(&s.graph, y)->inputs[1]);
+    for (int c = 0; c < 3; c++)
+      gamma[c] = negative && c == 1 ? -0.5f : 0.5f + (float)c;
+    sketch_finish(&s, y);
+    qb_fold_bn_info info;
+    qb_graph folded = fold_clone(&s.graph, &info);
+    check_counts(&info, 1, 0, 0);
+    qb_linear linear;
+    assert_true(qb_graph_linear(&folded, 0, &linear));
+    const qb_value *result = &folded.values[linear.weight];
+    const float *variance = qb_view_f32(&s.graph.values[sketch_producer(&s.graph, y)->inputs[4]].constant);
+    const double epsilon = (double)sketch_producer(&s.graph, y)->attributes.batch_norm.epsilon;
+    assert_true((result->codes == NULL) == (negative == 1));
+    for (int i = 0; i < 6; i++) {
+      double factor = (double)gamma[i / 2] / sqrt((double)variance[i / 2] + epsilon);
+      double exact = factor * (double)scale * (integers[i] - zero);
+      assert_true(fabs((double)qb_view_f32(&result->constant)[i] - exact) <= 3 * 0x1p-24 * fabs(exact));
+      if (result->codes == NULL)
+        continue;
+      assert_int_equal(result->codes->scale_count, 3);
+      assert_true(qb_view_f32(&result->constant)[i] == (float)(integers[i] - zero) * result->codes->scale[i / 2]);
+    }
+    qb_graph_free(&folded);
+    qb_graph_free(&s.graph);
+  }
 }
 
 /* Bad statistics and weights that would overflow leave the node in place. */
@@ -284,7 +327,8 @@ int main(void) {
       cmocka_unit_test(a_normalised_value_used_twice_does_not_fold_forward),
       cmocka_unit_test(shared_weights_are_copied),
       cmocka_unit_test(chains_of_batch_norms_fold),
-      cmocka_unit_test(sequences_and_quantized_weights_are_left),
+      cmocka_unit_test(sequences_are_left),
+      cmocka_unit_test(codes_stay),
       cmocka_unit_test(statistics_out_of_range_are_left),
       cmocka_unit_test(every_allocation_may_fail),
   };

@@ -186,8 +186,47 @@ static void failed_allocations_are_reported(void **state) {
   assert_int_equal(qb_alloc_live(), 0);
 }
 
+/* How far numbers really move, over grids whose factor is an exact or a rounded reciprocal, against what is promised:
+ * contained, and reached to 1 % by some number. Half a step for rounding down, or no allowance for the factor, would be
+ * found. */
+static void reach_is_true_and_tight(void **state) {
+  (void)state;
+  uint64_t seed = 5;
+  for (int trial = 0; trial < 400; trial++) {
+    double draw[4];
+    for (int i = 0; i < 4; i++) {
+      seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407U;
+      draw[i] = (double)(seed >> 11) * 0x1p-53;
+    }
+    float s = (float)ldexp(1 + draw[0], (int)(8 * draw[1]) - 4);
+    float z = (float)floor(256 * draw[2]), lo = trial % 2 ? 0.0f : -65536.0f, hi = trial % 2 ? 255.0f : 65535.0f;
+    qb_node node = {.op = QB_OP_QUANTIZE_LINEAR};
+    node.attributes.quantize.lo = lo;
+    node.attributes.quantize.hi = hi;
+    node.attributes.quantize.rounding = (qb_code_rounding)(trial / 2 % 4);
+    node.attributes.quantize.factor = trial / 8 % 2 ? 1 / s : 0;
+    double reach = qb_quantizer_reach(&node, (double)s, (double)z), worst = 0;
+    for (int k = 0; k < 4000; k++) { /* next to boundaries, near both ends */
+      double code = k % 2 ? (double)hi - k % 50 : (double)lo + k % 50;
+      double x = (double)s *
+                 (code - (double)z + (k % 3 - 1) * (k % 7 ? 0.5 : 1) * (1 - 0x1p-30) + (k % 5 ? 0 : draw[3] - 0.5));
+      double q = node.attributes.quantize.factor != 0 ? x * (double)node.attributes.quantize.factor : x / (double)s;
+      double rounded = node.attributes.quantize.rounding == QB_ROUND_DOWN      ? floor(q + (double)z)
+                       : node.attributes.quantize.rounding == QB_ROUND_HALF_UP ? floor(q + (double)z + 0.5)
+                                                                               : nearbyint(q + (double)z);
+      double y = (double)s * (fmin(fmax(rounded, (double)lo), (double)hi) - (double)z);
+      double clipped = fmin(fmax(x, (double)s * (double)(lo - z)), (double)s * (double)(hi - z));
+      worst = fmax(worst, fabs(y - clipped));
+    }
+    assert_true(worst <= reach * (1 + 0x1p-40));
+    assert_true(worst >= 0.98 * reach);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(reach_is_true_and_tight),
+
       cmocka_unit_test(every_reader_moves_and_outputs_stay),
       cmocka_unit_test(a_value_can_be_quantized_twice),
       cmocka_unit_test(quantizing_moves_by_half_a_step_and_bypassing_restores),
