@@ -286,8 +286,20 @@ static bool may_gain_bias(const Onnx__NodeProto *proto, const qb_node *node, int
                        (node->op == QB_OP_GEMM && is_one(proto, "beta")));
 }
 
-/* Quantizers and layers that were read from arithmetic on codes: their ONNX node is only the last of several. */
-static bool stands_for_others(const Onnx__NodeProto *proto, qb_op op) {
+/* True when the value holds the codes of a quantizer, perhaps copied. */
+static bool holds_codes(const qb_graph *graph, qb_value_id value) {
+  qb_node_id n = graph->values[value].producer;
+  while (n != QB_NONE && graph->nodes[n].op == QB_OP_IDENTITY)
+    n = graph->values[graph->nodes[n].inputs[0]].producer;
+  return n != QB_NONE && graph->nodes[n].op == QB_OP_QUANTIZE_LINEAR;
+}
+
+/* Quantizers and layers that were read from arithmetic on codes, and the Cast between such: their ONNX node is only one
+ * of several. */
+static bool stands_for_others(const qb_export *x, const Onnx__NodeProto *proto, const qb_node *node) {
+  qb_op op = node->op;
+  if (op == QB_OP_IDENTITY)
+    return strcmp(proto->op_type, "Identity") != 0 && holds_codes(&x->before, node->inputs[0]);
   bool whole = op == QB_OP_QUANTIZE_LINEAR || op == QB_OP_DEQUANTIZE_LINEAR || op == QB_OP_CONV || op == QB_OP_GEMM ||
                op == QB_OP_MATMUL;
   return whole && strcmp(proto->op_type, qb_op_name(op)) != 0;
@@ -296,7 +308,7 @@ static bool stands_for_others(const Onnx__NodeProto *proto, qb_op op) {
 /* May the ONNX node be written as it is, with the inputs of `after` where they differ? */
 static bool may_copy_single(qb_export *x, const Onnx__NodeProto *proto, const qb_node *before, const qb_node *after) {
   bool replaced[QB_MAX_INPUTS + 4] = {false};
-  if (!same_node(x, before, after) || proto->n_input > QB_MAX_INPUTS || stands_for_others(proto, before->op))
+  if (!same_node(x, before, after) || proto->n_input > QB_MAX_INPUTS || stands_for_others(x, proto, before))
     return false;
   int32_t slots = before->input_count > after->input_count ? before->input_count : after->input_count;
   for (int32_t slot = 0; slot < slots; slot++) {

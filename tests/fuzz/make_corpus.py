@@ -2,6 +2,8 @@
 """Writes the seeds of corpus_onnx: small models that together use every operator and every way to store constants.
 
 Development time only (needs the Python module onnx); the seeds are committed. usage: make_corpus.py FOLDER"""
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -131,3 +133,7 @@ save("unsupported", 17, ["N", 3], ["N", 3], [
     node("Erf", ["x"], ["a"]),
     node("Gelu", ["a"], ["y"], domain="com.microsoft"),
 ])
+
+# Quantization as arithmetic, and integer layers: tools/make_integer_goldens.py
+for name in ("fixed_point", "reciprocal", "integer"):
+    shutil.copy(os.path.join(os.path.dirname(__file__), "..", "golden", "integer", name + ".onnx"), folder)
