@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/ranks.h"
 #include "graph/layer_bias.h"
 #include "quant/adaround.h"
 #include "quant/bias_correction.h"
@@ -142,18 +143,16 @@ qb_status qb_calibrated_load(calibrated_layer *layer, size_t group, qb_error *er
   return QB_OK;
 }
 
-/* Codes of the current group on the final grids. */
-static qb_status solve_group(calibrated_layer *layer, size_t group, qb_error *error) {
-  const qb_rounding *p = &layer->problem;
+/* Codes of some rows on the final grids. */
+static qb_status solve_rows(const calibrated_layer *layer, const qb_rounding *p, const qb_grid *grids, int32_t *codes,
+                            double *errors, qb_error *error) {
   const qb_quantize_settings *settings = &layer->calibrator->settings;
-  const qb_grid *grids = qb_calibrated_grids(layer, layer->codes->grids, group);
-  int32_t *codes = layer->codes->codes + group * p->rows * p->length;
   if (settings->scheme == QB_SCHEME_GPTQ) {
-    qb_gptq(p, grids, false, codes, layer->errors);
+    qb_gptq(p, grids, false, codes, errors);
     return QB_OK;
   }
   if (settings->scheme == QB_SCHEME_ADAROUND && settings->solver == QB_SOLVER_DESCENT)
-    return qb_adaround(p, grids, 1, codes, layer->errors, error);
+    return qb_adaround(p, grids, 1, codes, errors, error);
   if (settings->scheme == QB_SCHEME_ADAROUND) {
     qb_gradient_settings gradient;
     qb_gradient_settings_default(&gradient);
@@ -162,6 +161,27 @@ static qb_status solve_group(calibrated_layer *layer, size_t group, qb_error *er
   for (size_t row = 0; settings->grid == QB_GRID_OUTPUT && row < p->rows; row++)
     qb_grid_nearest_run(qb_rounding_grid(p, grids, row), p->weights + row * p->length, p->length,
                         codes + row * p->length);
+  return QB_OK;
+}
+
+/* Codes of the current group. Layers follow each other, since each is solved on what the rounded ones before it give;
+ * within a layer rows are independent, so ranks share them out and exchange the codes. */
+static qb_status solve_group(calibrated_layer *layer, size_t group, qb_error *error) {
+  const qb_rounding *p = &layer->problem;
+  const qb_grid *grids = qb_calibrated_grids(layer, layer->codes->grids, group);
+  int32_t *codes = layer->codes->codes + group * p->rows * p->length;
+  qb_row_share own = qb_rounding_share(layer->gram->groups, group, p->rows, qb_rank());
+  qb_status status = QB_OK;
+  if (own.count > 0) {
+    qb_rounding part = qb_rounding_rows(p, own.first, own.count);
+    status = solve_rows(layer, &part, qb_rounding_grid(p, grids, own.first), codes + own.first * p->length,
+                        layer->errors + own.first, error);
+  }
+  QB_TRY(qb_ranks_agree(status, error));
+  for (int rank = 0; rank < qb_rank_count(); rank++) {
+    qb_row_share share = qb_rounding_share(layer->gram->groups, group, p->rows, rank);
+    QB_TRY(qb_ranks_share(codes + share.first * p->length, share.count * p->length * sizeof *codes, rank, error));
+  }
   return QB_OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/ranks.h"
 #include "quant/calibrator.h"
 #include "quant/gptq.h"
 
@@ -50,11 +51,8 @@ static qb_grid clipped(const clip_search *s, size_t part, float ratio) {
   return qb_grid_clipped(qb_slice_range(&slice), &s->layer->calibrator->settings, codes->bits, ratio);
 }
 
-/* Losses of a group's rows with the grids that are tried. */
-static void try_group(clip_search *s, size_t group) {
-  const qb_rounding *p = &s->layer->problem;
-  const qb_grid *grids = qb_calibrated_grids(s->layer, s->tried, group);
-  double *losses = s->losses + group * p->rows;
+/* Losses of some rows with the grids that are tried. */
+static void try_rows(clip_search *s, const qb_rounding *p, const qb_grid *grids, double *losses) {
   qb_scheme scheme = s->layer->calibrator->settings.scheme;
   if (scheme == QB_SCHEME_GPTQ || scheme == QB_SCHEME_ADAROUND) {
     qb_gptq(p, grids, scheme == QB_SCHEME_ADAROUND, s->codes, losses);
@@ -64,6 +62,24 @@ static void try_group(clip_search *s, size_t group) {
     qb_grid_nearest_run(qb_rounding_grid(p, grids, row), p->weights + row * p->length, p->length,
                         s->codes + row * p->length);
   qb_rounding_errors(p, grids, s->codes, losses);
+}
+
+/* Losses of a group's rows, which ranks share out. */
+static qb_status try_group(clip_search *s, size_t group, qb_error *error) {
+  const qb_rounding *p = &s->layer->problem;
+  const qb_grid *grids = qb_calibrated_grids(s->layer, s->tried, group);
+  double *losses = s->losses + group * p->rows;
+  size_t groups = s->layer->gram->groups;
+  qb_row_share own = qb_rounding_share(groups, group, p->rows, qb_rank());
+  if (own.count > 0) {
+    qb_rounding part = qb_rounding_rows(p, own.first, own.count);
+    try_rows(s, &part, qb_rounding_grid(p, grids, own.first), losses + own.first);
+  }
+  for (int rank = 0; rank < qb_rank_count(); rank++) {
+    qb_row_share share = qb_rounding_share(groups, group, p->rows, rank);
+    QB_TRY(qb_ranks_share(losses + share.first, share.count * sizeof *losses, rank, error));
+  }
+  return QB_OK;
 }
 
 static double part_loss(const clip_search *s, const double *losses, size_t part) {
@@ -89,7 +105,7 @@ static qb_status try_ratio(clip_search *s, const scope *at, float ratio, float s
   }
   for (size_t g = at->group; g < at->group + at->groups; g++) {
     QB_TRY(qb_calibrated_load(s->layer, g, error));
-    try_group(s, g);
+    QB_TRY(try_group(s, g, error));
   }
   for (size_t part = at->part; part < at->part + at->parts; part++) {
     if (!(part_loss(s, s->losses, part) < part_loss(s, s->least, part)))

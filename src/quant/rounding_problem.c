@@ -176,6 +176,29 @@ void qb_rounding_free(qb_rounding *rounding) {
   *rounding = (qb_rounding){0};
 }
 
+qb_rounding qb_rounding_rows(const qb_rounding *rounding, size_t first, size_t count) {
+  qb_rounding part = *rounding;
+  size_t skipped = first * rounding->length;
+  part.rows = count;
+  part.first_row = rounding->first_row + first;
+  part.weights += skipped;
+  part.r += skipped;
+  part.target += skipped;
+  for (int i = 0; i < 2; i++)
+    part.work[i] += skipped;
+  return part;
+}
+
+qb_row_share qb_rounding_share(size_t groups, size_t group, size_t rows, int rank) {
+  size_t ranks = (size_t)qb_rank_count(), own = (size_t)rank;
+  if (groups > 1)
+    return group % ranks == own ? (qb_row_share){0, rows} : (qb_row_share){0, 0};
+  size_t blocks = (rows + QB_ROUNDING_ROWS - 1) / QB_ROUNDING_ROWS;
+  size_t first = blocks * own / ranks * QB_ROUNDING_ROWS, end = blocks * (own + 1) / ranks * QB_ROUNDING_ROWS;
+  end = end < rows ? end : rows;
+  return first < end ? (qb_row_share){first, end - first} : (qb_row_share){0, 0};
+}
+
 /* ---------------------------------------------------------------------------------------------------------- errors */
 
 void qb_rounding_neighbours(const qb_grid *grid, float weight, int32_t *lo, int32_t *hi) {

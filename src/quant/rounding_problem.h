@@ -16,6 +16,7 @@ enum { QB_ROUNDING_ROWS = 32 }; /* that one task handles: fixed, so that threads
 
 typedef struct qb_rounding {
   size_t rows, length;  /* R, K */
+  size_t first_row;     /* of these rows in the group, 0 unless qb_rounding_rows made it */
   const float *weights; /* (R, K) of the float network */
   const double *h, *r;  /* (K, K), (R, K) */
   double damping;       /* absolute: added to the diagonal */
@@ -35,6 +36,19 @@ QB_MUST_CHECK qb_status qb_rounding_create(size_t rows, size_t length, const flo
                                            const double *r, bool inherited, double damping, bool by_size,
                                            qb_rounding *rounding, qb_error *error);
 void qb_rounding_free(qb_rounding *rounding);
+
+/* Rows [first, first + count) as a problem of their own, which borrows everything from the whole: nothing to free.
+ * Solvers give them the codes that they get in the whole, bit for bit, where `first` is a multiple of QB_ROUNDING_ROWS.
+ */
+qb_rounding qb_rounding_rows(const qb_rounding *rounding, size_t first, size_t count);
+
+/* What a rank of base/ranks.h does of a layer of `groups` groups with `rows` rows each: whole groups in turn where
+ * there are several, else a part of the rows that starts at a multiple of QB_ROUNDING_ROWS. */
+typedef struct qb_row_share {
+  size_t first, count;
+} qb_row_share;
+
+qb_row_share qb_rounding_share(size_t groups, size_t group, size_t rows, int rank);
 
 /* The grid of a row. */
 static inline const qb_grid *qb_rounding_grid(const qb_rounding *rounding, const qb_grid *grids, size_t row) {

@@ -87,7 +87,7 @@ QB_WIDE static size_t update_and_choose(float *restrict cost, const float *restr
 
 static void start(walk *w, const qb_rounding *p, const qb_grid *grid, size_t row, const float *gradient) {
   qb_tabu *t = w->t;
-  qb_rng_seed(&w->rng, row, t->length);
+  qb_rng_seed(&w->rng, p->first_row + row, t->length);
   double inverse = 1 / (double)grid->scale;
   for (size_t k = 0; k < t->length; k++) {
     int32_t lo, hi;

@@ -59,3 +59,17 @@ sed 's/^\([0-9 -]*\) 0x.*p[-+0-9]*$/\1 0x1p+20/' "parts/$first" >planted && cp p
 status=0
 OMPI_COMM_WORLD_SIZE=2 "$plain" $measure >out.txt 2>err.txt || status=$?
 [ "$status" = 1 ] && grep -q 'built without MPI' err.txt || fail "several processes without MPI are not refused"
+
+# quantizing: ranks share the rows of a layer, the file is that of one process
+quantize="quantize digits.onnx --bits 3 --calibrate digits:40:5 --preprocess unit --bias-correction"
+for how in "--scheme adaround" "--scheme gptq --grid output" "--scheme uniform --grid output --granularity tensor"; do
+  "$plain" $quantize $how -o one.onnx >/dev/null
+  for count in 2 3; do
+    ranks $count $quantize $how -o many.onnx >/dev/null || fail "$count ranks fail with $how"
+    cmp one.onnx many.onnx || fail "$count ranks, another file with $how"
+  done
+done
+ranks 2 certify digits.onnx w4.onnx -o many.json --preprocess unit --statistical digits:150:9 >/dev/null || [ $? = 3 ] || fail "certify fails"
+"$plain" certify digits.onnx w4.onnx -o one.json --preprocess unit --statistical digits:150:9 >/dev/null || [ $? = 3 ] || fail "certify fails"
+without_timing <many.json >many.txt
+without_timing <one.json | cmp - many.txt || fail "two ranks, another certificate"
