@@ -13,10 +13,17 @@ print_json() { # COMMAND: one JSON object
   certify) "$QBOUND" certify digits.onnx w4.onnx --preprocess unit --method layerwise --no-search -o c.json --json ;;
   check) "$QBOUND" check c.json digits.onnx w4.onnx --json ;;
   report) "$QBOUND" report digits.onnx w4.onnx --data digits:10 --preprocess unit --sensitivity 0 -o r.html --json ;;
+  train-mlp) "$QBOUND" train-mlp --layers 2 --width 8 --epochs 1 --data digits:60:1 -o mlp.onnx --json ;;
   *) fail "say here how to make qbound $1 print JSON, in a second or two" ;;
   esac
 }
-schema_of() { if [ "$1" = certify ]; then echo certificate; else echo "$1"; fi; }
+schema_of() {
+  case $1 in
+  certify) echo certificate ;;
+  train-mlp) echo train ;;
+  *) echo "$1" ;;
+  esac
+}
 commands=$("$QBOUND" --help | sed -n 's/^  \([a-z][a-z-]*\) .*/\1/p' | grep -v '^demo$') # quantize comes before its readers
 names=
 for command in $commands demo; do
