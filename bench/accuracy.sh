@@ -3,7 +3,7 @@
 # images come from the folder QBOUND_DATA (default ../shared/data); without it nothing is done. With names, only those
 # networks are measured again and the other rows stay. Weight rounding is calibrated on training images and measured on
 # validation images that it never saw. cpu_s is the CPU time of quantizing, wall_s its wall time on whatever else the
-# machine did. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
+# machine did; accuracy.txt tells the machine and its load at the end. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
 # network stand beside every number. The ResNet-18 weights were decoded from a product-quantized release.
 set -eu
 build=$1
@@ -36,9 +36,9 @@ imagenet() { # NAME FILE ROW..: SAMPLES (default 256) training images, flips and
 # every BITS..: the methods that a table compares
 every() {
   for bits; do
-    echo "none:nearest:$bits:tensor:minmax none:nearest:$bits:channel:minmax none:nearest:$bits:channel:mse:correct" \
-      "none:gptq:$bits:tensor:output:correct none:gptq:$bits:channel:output:correct" \
-      "none:adaround:$bits:channel:mse:correct none:adaround:$bits:channel:output:correct"
+    echo "none:nearest:$bits:tensor:minmax none:nearest:$bits:channel:minmax none:gptq:$bits:tensor:output:correct" \
+      "none:gptq:$bits:channel:output:correct none:adaround:$bits:tensor:output:correct" \
+      "none:adaround:$bits:channel:output:correct"
   done
 }
 
@@ -57,6 +57,10 @@ for network; do
   measure "$network" >"$table.part"
   { grep -v "^$network," "$table" || true; cat "$table.part"; } >"$table.new"
   mv "$table.new" "$table"
+  { grep -v "^$network:" "$out/accuracy.txt" 2>/dev/null || true
+    echo "$network: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) threads, load $(cut -d ' ' -f 1 /proc/loadavg)"
+  } >"$table.new"
+  mv "$table.new" "$out/accuracy.txt"
   rm -f "$table.part"
   echo "accuracy: $network done"
 done

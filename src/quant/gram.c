@@ -176,6 +176,15 @@ static void add_tile(const float *a, size_t a_stride, const float *b, size_t b_s
   fold(tile, rows, columns, sums, stride);
 }
 
+/* sums += a^T a, upper half only: half the work of a product. */
+static void add_diagonal_tile(const float *a, size_t a_stride, size_t count, size_t size, double *sums, size_t stride) {
+  float tile[TILE * TILE];
+  cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)size, (int)count, 1, a, (int)a_stride, 0, tile, (int)size);
+  for (size_t i = 0; i < size; i++)
+    for (size_t j = i; j < size; j++)
+      sums[i * stride + j] += (double)tile[i * size + j];
+}
+
 /* Upper tiles of H. */
 static void add_matrix(qb_gram *gram, size_t count) {
   size_t length = gram->length, features = gram->groups * length, tiles = (length + TILE - 1) / TILE;
@@ -186,8 +195,12 @@ static void add_matrix(qb_gram *gram, size_t count) {
         if (j < i)
           continue;
         const float *a = gram->block + g * length + i * TILE, *b = gram->block + g * length + j * TILE;
-        add_tile(a, features, b, features, count, least(TILE, length - i * TILE), least(TILE, length - j * TILE),
-                 gram->h + (g * length + i * TILE) * length + j * TILE, length);
+        size_t rows = least(TILE, length - i * TILE);
+        double *sums = gram->h + (g * length + i * TILE) * length + j * TILE;
+        if (i == j)
+          add_diagonal_tile(a, features, count, rows, sums, length);
+        else
+          add_tile(a, features, b, features, count, rows, least(TILE, length - j * TILE), sums, length);
       }
 }
 
