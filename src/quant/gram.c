@@ -11,7 +11,7 @@
 
 /* COLUMNS of a block are summed in float32: relative error 1e-6. Tiles are large enough for matrix products at full
  * speed and small enough to share among threads. */
-enum { COLUMNS = 2048, TILE = 256, STRIP = 128 };
+enum { COLUMNS = QB_GRAM_COLUMNS, TILE = 256, STRIP = 128 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -156,6 +156,10 @@ static void gather_block(qb_gram *gram, const float *x, const float *xh, int64_t
     for (size_t k = 0; k < features; k++)
       difference[k] = column[k] - difference[k];
   }
+}
+
+void qb_gram_gather(qb_gram *gram, const float *x, int64_t first, size_t begin, size_t count) {
+  gather_block(gram, x, x, first, begin, count);
 }
 
 /* --------------------------------------------------------------------------------------------------- accumulating */

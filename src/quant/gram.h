@@ -57,6 +57,13 @@ void qb_gram_free(qb_gram *gram);
  * alone. */
 void qb_gram_add(qb_gram *gram, const float *x, const float *xh, int64_t first, int32_t count);
 
+/* Columns in one block. */
+enum { QB_GRAM_COLUMNS = 2048 };
+
+/* Writes columns `begin`, .. (at most QB_GRAM_COLUMNS) of a batch of inputs x into `block`, numbered sample by sample,
+ * `drawn` a sample. For readers that need columns and no moments. */
+void qb_gram_gather(qb_gram *gram, const float *x, int64_t first, size_t begin, size_t count);
+
 /* Turns sums into means and completes H. With `centred` the means are taken off H, R and c. At least one column. */
 void qb_gram_finish(qb_gram *gram, bool centred);
 

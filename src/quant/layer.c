@@ -53,6 +53,13 @@ void qb_layer_codes_free(qb_layer_codes *layer) {
   *layer = (qb_layer_codes){0};
 }
 
+void qb_layer_codes_nearest(qb_layer_codes *layer, const float *weights) {
+  const qb_cut *cut = &layer->cut;
+  for (size_t run = 0; run < cut->outer * cut->count; run++)
+    qb_grid_nearest_run(&layer->grids[run % cut->count], weights + run * cut->inner, cut->inner,
+                        layer->codes + run * cut->inner);
+}
+
 /* ------------------------------------------------------------------------------------------------ writing back */
 
 static qb_dtype carrier(int32_t bits, bool is_signed) {
@@ -77,7 +84,7 @@ static void store(const int32_t *codes, size_t count, qb_dtype dtype, void *data
     wide_unsigned[i] = (uint16_t)codes[i];
 }
 
-static void fill_values(const qb_layer_codes *layer, float *values) {
+void qb_layer_codes_values(const qb_layer_codes *layer, float *values) {
   const qb_cut *cut = &layer->cut;
   for (size_t run = 0; run < cut->outer * cut->count; run++) {
     qb_grid grid = layer->grids[run % cut->count];
@@ -105,7 +112,7 @@ qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_
     scale[part] = layer->grids[part].scale;
     zero_point[part] = layer->grids[part].zero_point;
   }
-  fill_values(layer, values);
+  qb_layer_codes_values(layer, values);
   store(layer->codes, elements, dtype, packed);
   *codes = (qb_codes){.bits = layer->bits,
                       .is_signed = layer->is_signed,

@@ -38,6 +38,12 @@ QB_MUST_CHECK qb_status qb_layer_codes_create(const qb_cut *cut, const float *we
                                               qb_error *error);
 void qb_layer_codes_free(qb_layer_codes *layer);
 
+/* The nearest code of every weight. */
+void qb_layer_codes_nearest(qb_layer_codes *layer, const float *weights);
+
+/* The float32 numbers that the codes stand for, in the layout of the weight. */
+void qb_layer_codes_values(const qb_layer_codes *layer, float *values);
+
 /* Replaces the constant by the values of its codes, and attaches the codes in the smallest carrier that holds them:
  * int8 or uint8 up to 8 bits, int16 or uint16 above. QB_ERROR_MEMORY leaves the constant as it was. */
 QB_MUST_CHECK qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_value_id weight,

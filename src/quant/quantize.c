@@ -214,19 +214,16 @@ static qb_status separate_weight(quantize_work *work, int layer, qb_error *error
 /* Nearest or stochastic codes. Every layer draws from its own random stream, so that leaving one out does not change
  * the others. */
 static void choose_codes(qb_layer_codes *codes, const float *weights, const qb_quantize_settings *settings, int layer) {
+  const qb_cut *cut = &codes->cut;
   qb_rng rng;
   qb_rng_seed(&rng, settings->seed, (uint64_t)layer);
-  const qb_cut *cut = &codes->cut;
-  for (size_t run = 0; run < cut->outer * cut->count; run++) {
-    const qb_grid *grid = &codes->grids[run % cut->count];
-    const float *from = weights + run * cut->inner;
-    int32_t *to = codes->codes + run * cut->inner;
-    if (settings->scheme != QB_SCHEME_STOCHASTIC)
-      qb_grid_nearest_run(grid, from, cut->inner, to);
-    else
-      for (size_t i = 0; i < cut->inner; i++)
-        to[i] = qb_grid_stochastic(grid, from[i], &rng);
+  if (settings->scheme != QB_SCHEME_STOCHASTIC) {
+    qb_layer_codes_nearest(codes, weights);
+    return;
   }
+  for (size_t run = 0; run < cut->outer * cut->count; run++)
+    for (size_t i = run * cut->inner; i < (run + 1) * cut->inner; i++)
+      codes->codes[i] = qb_grid_stochastic(&codes->grids[run % cut->count], weights[i], &rng);
 }
 
 /* |a - b|, rounded up by one step where a double cannot hold the difference of two float32 numbers (TwoDiff, Knuth). */
