@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/plan_file.h"
+#include "cli/quantize_auto.h"
 #include "cli/table.h"
 
 enum { MAX_RULES = 64 };
@@ -19,6 +20,8 @@ typedef struct quantize_arguments {
   qb_quantize_settings settings;
   qb_save_settings save;
   qb_data data;
+  bool has_preprocess;
+  cli_auto automatic;
 } quantize_arguments;
 
 enum {
@@ -45,7 +48,7 @@ enum {
 
 static const struct argp_option quantize_options[] = {
     {"output", 'o', "OUT.onnx", 0, "The file to write", 0},
-    {"bits", KEY_BITS, "B", 0, "Bits of a weight, 2..16 (default 8)", 0},
+    {"bits", KEY_BITS, "B", 0, "Bits of a weight, 2..16 (default 8), or auto: see below", 0},
     {"scheme", KEY_SCHEME, "NAME", 0,
      "uniform: nearest code (default); round: power-of-two scale; stochastic: randomised, unbiased; adaround, gptq: "
      "codes that keep the layers' outputs on --calibrate samples",
@@ -164,7 +167,10 @@ static error_t parse_calibration(int key, char *text, struct argp_state *state) 
   case KEY_EQUALIZE: settings->equalize = parse_equalization(state, text); return 0;
   case KEY_BIAS_ABSORPTION: settings->bias_absorption = true; return 0;
   case KEY_CALIBRATE: arguments->data.path = text; return 0;
-  case KEY_PREPROCESS: arguments->data.preprocess = text; return 0;
+  case KEY_PREPROCESS:
+    arguments->data.preprocess = text;
+    arguments->has_preprocess = true;
+    return 0;
   case KEY_SAMPLES: arguments->data.samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -176,13 +182,22 @@ static void add_rule(struct argp_state *state, quantize_arguments *arguments, co
   arguments->rules[arguments->rule_count++] = text;
 }
 
+static void parse_width(struct argp_state *state, quantize_arguments *arguments, const char *text) {
+  arguments->automatic.on = strcmp(text, "auto") == 0;
+  if (!arguments->automatic.on)
+    arguments->settings.bits = (int)cli_parse_integer(state, "--bits", text, QB_MIN_BITS, QB_MAX_BITS);
+}
+
 static error_t parse(int key, char *text, struct argp_state *state) {
   quantize_arguments *arguments = state->input;
   qb_quantize_settings *settings = &arguments->settings;
   switch (key) {
-  case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case ARGP_KEY_INIT:
+    state->child_inputs[0] = &arguments->options;
+    state->child_inputs[1] = &arguments->automatic;
+    return 0;
   case 'o': arguments->output = text; return 0;
-  case KEY_BITS: settings->bits = (int)cli_parse_integer(state, "--bits", text, QB_MIN_BITS, QB_MAX_BITS); return 0;
+  case KEY_BITS: parse_width(state, arguments, text); return 0;
   case KEY_SCHEME: settings->scheme = parse_scheme(state, text); return 0;
   case KEY_GRANULARITY: settings->granularity = parse_granularity(state, text); return 0;
   case KEY_SYMMETRIC: settings->affine = false; return 0;
@@ -200,10 +215,13 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     if (arguments->model == NULL || arguments->output == NULL)
       argp_error(state, "%s", arguments->model == NULL ? "which MODEL?" : "where to? Say -o OUT.onnx");
     check_calibration(state, arguments);
+    cli_auto_check(state, &arguments->automatic, arguments->has_preprocess ? arguments->data.preprocess : NULL);
     return 0;
   default: return parse_calibration(key, text, state);
   }
 }
+
+static const struct argp_child quantize_children[] = {CLI_COMMON, {&cli_auto_argp, 0, NULL, 5}, {0}};
 
 static const struct argp quantize_argp = {
     .options = quantize_options,
@@ -213,12 +231,16 @@ static const struct argp quantize_argp = {
            "DequantizeLinear nodes. The file is read back and checked before it appears under its name.\v"
            "Example:\n  qbound quantize resnet18.onnx -o resnet18_w4.onnx --bits 4 --tensor 'fc=8'\n"
            "  qbound quantize net.onnx -o net_w4.onnx --bits 4 --scheme adaround --grid output --bias-correction \\\n"
-           "    --calibrate images/ --preprocess imagenet\n\n"
-           "Biases stay float. delta is the largest change of a weight, computed from the written weights.",
-    .children = cli_common,
+           "    --calibrate images/ --preprocess imagenet\n"
+           "  qbound quantize net.onnx -o net_small.onnx --bits auto --average-bits 4 --scheme gptq \\\n"
+           "    --calibrate images/ --preprocess imagenet --save-plan net.plan\n\n"
+           "Biases stay float. delta is the largest change of a weight, computed from the written weights. "
+           "Exit 3: the network was written, but the promise of --bits auto is not kept.",
+    .children = quantize_children,
 };
 
-static void print_layer(cli_table *table, int number, const qb_quantize_layer *layer, int64_t size_after_bytes) {
+static void print_layer(cli_table *table, int number, const qb_quantize_layer *layer, const qb_allocation *allocation,
+                        int64_t size_after_bytes) {
   char before[CLI_TEXT], after[CLI_TEXT];
   cli_table_cell(table, "%d", number);
   cli_table_cell(table, "%s", layer->node);
@@ -227,6 +249,8 @@ static void print_layer(cli_table *table, int number, const qb_quantize_layer *l
   else
     cli_table_cell(table, "%d", layer->bits);
   cli_table_cell(table, "%lld", (long long)layer->weights);
+  if (allocation->layer_count > 0)
+    cli_auto_share(table, &allocation->layers[number - 1]);
   cli_table_cell(table, "%.3g", layer->delta);
   cli_table_cell(table, "%.3g", layer->mean_square);
   cli_table_cell(table, "%s", cli_bytes(4 * layer->weights, before));
@@ -296,20 +320,31 @@ static void print_carriers(const qb_quantize_info *info, bool compat) {
   }
 }
 
-static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info, const qb_save_info *save) {
-  static const char *const header[] = {"#", "layer", "bits", "weights", "delta", "mean square", "before", "after"};
-  cli_table table;
-  cli_table_begin(&table, "rlrrrrrr");
+/* With --bits auto one column more, each layer's share of what the choice minimises. */
+static void begin_table(const qb_allocation *allocation, cli_table *table) {
+  static const char *const header[] = {"#",     "layer",       "bits",   "weights", "share",
+                                       "delta", "mean square", "before", "after"};
+  bool shares = allocation->layer_count > 0;
+  cli_table_begin(table, shares ? "rlrrrrrrr" : "rlrrrrrr");
   for (size_t i = 0; i < sizeof header / sizeof *header; i++)
-    cli_table_cell(&table, "%s", header[i]);
+    if (shares || strcmp(header[i], "share") != 0)
+      cli_table_cell(table, "%s", header[i]);
+}
+
+static void print_table(const quantize_arguments *arguments, const qb_quantize_info *info,
+                        const qb_allocation *allocation, const qb_save_info *save) {
+  cli_table table;
+  begin_table(allocation, &table);
   int64_t before = 0, after = 0;
   for (int i = 0; i < info->layer_count; i++) {
     int64_t stored = qb_quantize_layer_bytes(&info->layers[i], arguments->save.compat);
-    print_layer(&table, i + 1, &info->layers[i], stored);
+    print_layer(&table, i + 1, &info->layers[i], allocation, stored);
     before += info->layers[i].tied ? 0 : 4 * info->layers[i].weights;
     after += stored;
   }
   cli_table_end(&table);
+  if (allocation->layer_count > 0)
+    cli_auto_print(allocation);
   print_preparation(arguments, info);
   print_calibration(info, arguments->data.path != NULL);
   if (info->activation_count > 0)
@@ -363,34 +398,54 @@ static int say_interrupted(const quantize_arguments *arguments, const qb_quantiz
   return CLI_UNPROVED;
 }
 
-static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *plan) {
-  qb_error error;
-  qb_model *quantized = NULL;
-  qb_quantize_info info = {0};
-  qb_save_info save = {0};
-  arguments->settings.plan = plan->layers;
-  arguments->settings.plan_count = plan->count;
-  int code = CLI_DONE;
-  char *text = NULL;
+typedef struct quantize_result {
+  qb_model *model;
+  qb_quantize_info info;
+  qb_allocation allocation; /* no layers without --bits auto */
+  qb_save_info save;
+} quantize_result;
+
+static bool quantize(quantize_arguments *arguments, const qb_model *model, quantize_result *r, qb_error *error) {
+  const qb_quantize_settings *settings = &arguments->settings;
+  const cli_auto *automatic = &arguments->automatic;
   const qb_progress progress = {report_or_stop, (void *)cli_progress_begin()};
   watch_interruption();
-  arguments->settings.keep_interrupted = true;
-  if (qb_quantize(model, &arguments->settings, &progress, &quantized, &info, &error) != QB_OK ||
-      qb_model_save(quantized, arguments->output, &arguments->save, &save, &error) != QB_OK) {
-    code = cli_fail(&error);
-  } else if (!arguments->options.json) {
+  qb_status status = automatic->on ? qb_quantize_auto(model, settings, &automatic->how, &progress, &r->model, &r->info,
+                                                      &r->allocation, error)
+                                   : qb_quantize(model, settings, &progress, &r->model, &r->info, error);
+  return status == QB_OK && cli_auto_save_plan(automatic, &r->allocation, arguments->model, error) &&
+         qb_model_save(r->model, arguments->output, &arguments->save, &r->save, error) == QB_OK;
+}
+
+static int report(const quantize_arguments *arguments, const quantize_result *r) {
+  qb_error error;
+  char *text = NULL;
+  const qb_allocation *allocation = arguments->automatic.on ? &r->allocation : NULL;
+  if (!arguments->options.json) {
     cli_progress_end();
-    print_table(arguments, &info, &save);
-    code = cli_flush();
-  } else {
-    code = qb_quantize_json(quantized, &info, arguments->output, &save, arguments->save.compat, &text, &error) == QB_OK
-               ? cli_print_json(text)
-               : cli_fail(&error);
+    print_table(arguments, &r->info, &r->allocation, &r->save);
+    return cli_flush();
   }
-  if (code == CLI_DONE && info.interrupted)
-    code = say_interrupted(arguments, &info);
-  qb_quantize_info_free(&info);
-  qb_model_free(quantized);
+  if (qb_quantize_json(r->model, &r->info, allocation, arguments->output, &r->save, arguments->save.compat, &text,
+                       &error) != QB_OK)
+    return cli_fail(&error);
+  return cli_print_json(text);
+}
+
+static int run(quantize_arguments *arguments, qb_model *model, const cli_plan *plan) {
+  qb_error error;
+  quantize_result result = {0};
+  arguments->settings.plan = plan->layers;
+  arguments->settings.plan_count = plan->count;
+  arguments->settings.keep_interrupted = !arguments->automatic.on; /* a promise is not kept by half a network */
+  int code = quantize(arguments, model, &result, &error) ? report(arguments, &result) : cli_fail(&error);
+  if (code == CLI_DONE && arguments->automatic.on && !result.allocation.kept)
+    code = CLI_UNPROVED;
+  if (code == CLI_DONE && result.info.interrupted)
+    code = say_interrupted(arguments, &result.info);
+  qb_quantize_info_free(&result.info);
+  qb_allocation_free(&result.allocation);
+  qb_model_free(result.model);
   return code;
 }
 
@@ -399,10 +454,12 @@ int cmd_quantize(int argc, char **argv) {
   qb_quantize_settings_default(&arguments.settings);
   qb_save_settings_default(&arguments.save);
   qb_data_default(&arguments.data);
+  cli_auto_default(&arguments.automatic);
   argp_parse(&quantize_argp, argc, argv, 0, NULL, &arguments);
   arguments.settings.seed = arguments.options.seed;
   arguments.settings.calibration_data = arguments.data.path != NULL ? &arguments.data : NULL;
   arguments.settings.threads = arguments.save.threads = arguments.options.threads;
+  arguments.automatic.how.compat = arguments.save.compat;
 
   qb_error error;
   qb_model *model = NULL;

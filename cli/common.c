@@ -30,8 +30,8 @@ static error_t parse_common(int key, char *text, struct argp_state *state) {
   }
 }
 
-static const struct argp common_argp = {.options = common_options, .parser = parse_common};
-const struct argp_child cli_common[2] = {{&common_argp, 0, "Options of every command:", 10}, {0}};
+const struct argp cli_common_argp = {.options = common_options, .parser = parse_common};
+const struct argp_child cli_common[2] = {CLI_COMMON, {0}};
 
 /* ------------------------------------------------------------------------------------------------------- parsing */
 

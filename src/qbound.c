@@ -2,6 +2,7 @@
  *
  *   qb_model_load    file -> document -> graph -> BatchNorm folded
  *   qb_quantize      a copy of that graph with rounded weights
+ *   qb_quantize_auto bits per layer first, so that a promise is kept                (api/allocate.c)
  *   qb_model_save    graph -> file, read back and checked before it appears
  *   qb_bound_sweep   for each width: quantize in memory, bound the pair of graphs   (api/sweep.c)
  *   qb_measure       both graphs over samples                                       (run/measure.c)
@@ -135,28 +136,65 @@ static qb_status write_checked(const qb_model *model, qb_output_file *file, cons
   return qb_self_check(model, file->temporary_path, file->path, threads, info, error);
 }
 
-static qb_status save(const qb_model *model, const char *path, const qb_save_settings *settings, qb_save_info *info,
-                      qb_error *error) {
-  qb_hash hash;
-  char source[QB_HASH_TEXT], *how = NULL;
-  QB_TRY(qb_hash_file(model->path, &hash, error));
-  QB_TRY(qb_report_settings(&model->settings, &how, error));
-  const qb_onnx_metadata_entry metadata[] = {{"qbound.version", qb_version()},
-                                             {"qbound.settings", how},
-                                             {"qbound.source_sha256", qb_hash_print(&hash, source)},
-                                             {"qbound.calibration", model->calibration.text}};
-  qb_onnx_write_settings write = {.compat = settings->compat,
-                                  .metadata = metadata,
-                                  .metadata_count = model->calibration.count > 0 ? 4 : 3};
+enum { METADATA = 5 };
+
+/* What a written file says about its making. `how` and `source` outlive the entries. */
+static int32_t list_metadata(const qb_model *model, const char *how, const char *source,
+                             qb_onnx_metadata_entry entries[METADATA]) {
+  int32_t count = 0;
+  entries[count++] = (qb_onnx_metadata_entry){"qbound.version", qb_version()};
+  entries[count++] = (qb_onnx_metadata_entry){"qbound.settings", how};
+  entries[count++] = (qb_onnx_metadata_entry){"qbound.source_sha256", source};
+  if (model->calibration.count > 0)
+    entries[count++] = (qb_onnx_metadata_entry){"qbound.calibration", model->calibration.text};
+  if (model->verification.count > 0)
+    entries[count++] = (qb_onnx_metadata_entry){"qbound.verification", model->verification.text};
+  return count;
+}
+
+static qb_status write_file(const qb_model *model, const char *path, const qb_onnx_write_settings *how, int threads,
+                            qb_save_info *info, qb_error *error) {
   qb_output_file file = {0};
   qb_status status = qb_output_open(&file, path, error);
   if (status == QB_OK)
-    status = write_checked(model, &file, &write, settings->threads, info, error);
+    status = write_checked(model, &file, how, threads, info, error);
   if (status == QB_OK)
     status = qb_output_commit(&file, error);
   else
     qb_output_discard(&file);
+  return status;
+}
+
+/* With `stream` only the bytes count: they go there, unchecked. */
+static qb_status save(const qb_model *model, const char *path, const qb_save_settings *settings, FILE *stream,
+                      qb_save_info *info, qb_error *error) {
+  qb_hash hash;
+  char source[QB_HASH_TEXT], *how = NULL;
+  qb_onnx_metadata_entry metadata[METADATA];
+  qb_onnx_write_info written = {0};
+  QB_TRY(qb_hash_file(model->path, &hash, error));
+  QB_TRY(qb_report_settings(&model->settings, &how, error));
+  int32_t count = list_metadata(model, how, qb_hash_print(&hash, source), metadata);
+  qb_onnx_write_settings write = {.compat = settings->compat, .metadata = metadata, .metadata_count = count};
+  qb_status status =
+      stream == NULL
+          ? write_file(model, path, &write, settings->threads, info, error)
+          : qb_onnx_write_graph(model->source->document, &model->graph, &write, stream, path, &written, error);
+  if (stream != NULL)
+    info->size_bytes = written.size_bytes;
   qb_text_free(how);
+  return status;
+}
+
+qb_status qb_model_file_size(const qb_model *model, bool compat, int64_t *size_bytes, qb_error *error) {
+  qb_save_settings settings = {.compat = compat};
+  qb_save_info info = {0};
+  FILE *nowhere = fopen("/dev/null", "wb");
+  if (nowhere == NULL)
+    return qb_fail(error, QB_ERROR_IO, "/dev/null: cannot be opened");
+  qb_status status = save(model, "/dev/null", &settings, nowhere, &info, error);
+  fclose(nowhere);
+  *size_bytes = info.size_bytes;
   return status;
 }
 
@@ -169,15 +207,17 @@ qb_status qb_model_save(const qb_model *model, const char *path, const qb_save_s
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: only a quantized model can be saved", model->path);
   if (qb_rank() > 0)
     return QB_OK;
-  QB_TRY(save(model, path, settings != NULL ? settings : &defaults, &own, error));
+  QB_TRY(save(model, path, settings != NULL ? settings : &defaults, NULL, &own, error));
   if (info != NULL)
     *info = own;
   return QB_OK;
 }
 
-qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info, const char *output,
-                           const qb_save_info *save_info, bool compat, char **text, qb_error *error) {
-  return qb_report_quantize(quantized->path, &quantized->settings, info, output, save_info, compat, text, error);
+qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info, const qb_allocation *allocation,
+                           const char *output, const qb_save_info *save_info, bool compat, char **text,
+                           qb_error *error) {
+  return qb_report_quantize(quantized->path, &quantized->settings, info, allocation, output, save_info, compat, text,
+                            error);
 }
 
 /* ----------------------------------------------------------------------------------------------------- measuring */

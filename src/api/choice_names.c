@@ -58,3 +58,24 @@ const char *qb_layer_method_name(qb_layer_method method) {
   }
   return "unknown";
 }
+
+const char *qb_promise_name(qb_promise promise) {
+  switch (promise) {
+  case QB_PROMISE_AVERAGE_BITS: return "average bits";
+  case QB_PROMISE_SIZE: return "size";
+  case QB_PROMISE_FLIP_RATE: return "flip rate";
+  case QB_PROMISE_MAX_ERROR: return "max error";
+  case QB_PROMISE_CERTIFIED_ERROR: return "certified error";
+  }
+  return "unknown";
+}
+
+const char *qb_allocation_rule_name(qb_allocation_rule rule) {
+  switch (rule) {
+  case QB_RULE_UNIFORM: return "uniform";
+  case QB_RULE_CERTIFIED: return "certified";
+  case QB_RULE_ACTIVATIONS: return "activations";
+  case QB_RULE_MEASURED: return "measured";
+  }
+  return "unknown";
+}

@@ -28,6 +28,7 @@ void qb_model_free(qb_model *model) {
     return;
   qb_free(model->layers);
   qb_free(model->calibration.text);
+  qb_free(model->verification.text);
   qb_graph_free(&model->graph);
   qb_graph_free(&model->prepared);
   qb_graph_free(&model->read);

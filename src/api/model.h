@@ -18,6 +18,7 @@ struct qb_model {
   qb_node_id *layers;     /* (layer_count) the nodes of `graph` with constant weights, in order */
   int layer_count;
   qb_calibration_trace calibration; /* when quantized: the samples that were used */
+  qb_calibration_trace verification; /* when its bits were chosen: the samples that tested the promise */
   qb_quantize_settings settings;    /* when quantized; without its plan, whose names belong to the caller */
 };
 
@@ -26,6 +27,9 @@ QB_MUST_CHECK qb_status qb_model_create(const char *path, qb_model **model, qb_e
 
 /* Fills `layers` from `graph`. */
 QB_MUST_CHECK qb_status qb_model_list_layers(qb_model *model, qb_error *error);
+
+/* Bytes of the file that qb_model_save would write. */
+QB_MUST_CHECK qb_status qb_model_file_size(const qb_model *model, bool compat, int64_t *size_bytes, qb_error *error);
 
 /* Replaces the OpenMP thread count by `threads` (0: leave) and returns the old one for qb_threads_end. */
 int qb_threads_begin(int threads);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "report/allocation_json.h"
 #include "report/json.h"
 
 static json_t *shape(int rank, const int64_t *dims) {
@@ -147,7 +148,8 @@ qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, 
 }
 
 qb_status qb_report_quantize(const char *model, const qb_quantize_settings *settings, const qb_quantize_info *info,
-                             const char *output, const qb_save_info *save, bool compat, char **text, qb_error *error) {
+                             const qb_allocation *allocation, const char *output, const qb_save_info *save, bool compat,
+                             char **text, qb_error *error) {
   json_t *report = qb_json_report("qbound.quantize/1");
   report = qb_json_put(report, "model", qb_json_text(model));
   report = qb_json_put(report, "settings", quantize_settings(settings));
@@ -157,12 +159,17 @@ qb_status qb_report_quantize(const char *model, const qb_quantize_settings *sett
     layers = qb_json_append(layers, quantized_layer(&info->layers[i], compat));
   report = qb_json_put(report, "layers", layers);
   report = put_calibration(report, settings, info);
+  if (allocation != NULL)
+    report = qb_json_put(report, "allocation", qb_json_allocation(allocation));
   json_t *file = qb_json_put(json_object(), "path", qb_json_text(output));
   file = qb_json_put(file, "opset", json_integer(save->opset));
   file = qb_json_put(file, "size_bytes", json_integer(save->size_bytes));
   file = qb_json_put(file, "output_difference", qb_json_real(save->output_difference));
   file = qb_json_put(file, "float_difference", qb_json_real(save->float_difference));
-  return qb_json_print(qb_json_put(report, "file", file), text, error);
+  report = qb_json_put(report, "file", file);
+  if (allocation != NULL)
+    report = qb_json_put(report, "timing", qb_json_allocation_timing(allocation));
+  return qb_json_print(report, text, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------ bounding */
