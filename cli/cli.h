@@ -22,7 +22,8 @@ extern const struct argp_child cli_common[2];
 
 /* The same as one entry of a longer list of child parsers. */
 extern const struct argp cli_common_argp;
-#define CLI_COMMON {&cli_common_argp, 0, "Options of every command:", 10}
+#define CLI_COMMON \
+  { &cli_common_argp, 0, "Options of every command:", 10 }
 
 int cmd_inspect(int argc, char **argv);
 int cmd_bound(int argc, char **argv);

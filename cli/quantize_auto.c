@@ -91,7 +91,9 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_VERIFY_SAMPLES:
     automatic->verify.samples = cli_parse_integer(state, "--verify-samples", text, 1, LLONG_MAX);
     return 0;
-  case KEY_VERIFY_SKIP: automatic->verify.skip = cli_parse_integer(state, "--verify-skip", text, 0, LLONG_MAX); return 0;
+  case KEY_VERIFY_SKIP:
+    automatic->verify.skip = cli_parse_integer(state, "--verify-skip", text, 0, LLONG_MAX);
+    return 0;
   case KEY_DOMAIN:
     automatic->has_domain = true;
     cli_parse_domain(state, text, &how->domain, &how->lo, &how->hi);
@@ -147,7 +149,11 @@ void cli_auto_share(cli_table *table, const qb_allocated_layer *layer) {
 }
 
 static void print_plans(const qb_allocation *allocation) {
-  printf("\nPlans compared by the output error on calibration samples, nearest codes:\n");
+  bool compared = !isnan(allocation->plans[QB_RULE_UNIFORM].error);
+  printf(compared
+             ? "\nPlans compared by the output error on calibration samples (layers rounded one by one):\n"
+             : "\nNo calibration samples: the plan with the smallest worst case is taken. On real inputs it may be "
+               "worse than uniform bits; give --calibrate DATA.\n");
   for (int i = 0; i < QB_ALLOCATION_PLANS; i++) {
     const qb_allocation_plan *plan = &allocation->plans[i];
     const char *mark = plan->rule == allocation->rule ? "  <- chosen" : "";

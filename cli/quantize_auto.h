@@ -6,8 +6,8 @@
 #include "cli/table.h"
 
 typedef struct cli_auto {
-  bool on;                 /* --bits auto */
-  const char *promise;     /* the option that gave it, NULL: none */
+  bool on;             /* --bits auto */
+  const char *promise; /* the option that gave it, NULL: none */
   bool has_confidence, has_domain;
   qb_allocate_settings how;
   int widths[CLI_LIST];
@@ -31,7 +31,6 @@ void cli_auto_share(cli_table *table, const qb_allocated_layer *layer);
 void cli_auto_print(const qb_allocation *allocation);
 
 /* Writes the plan as --plan reads it: complete or not at all. False with a message. */
-bool cli_auto_save_plan(const cli_auto *automatic, const qb_allocation *allocation, const char *model,
-                        qb_error *error);
+bool cli_auto_save_plan(const cli_auto *automatic, const qb_allocation *allocation, const char *model, qb_error *error);
 
 #endif

@@ -176,10 +176,9 @@ static qb_status save(const qb_model *model, const char *path, const qb_save_set
   QB_TRY(qb_report_settings(&model->settings, &how, error));
   int32_t count = list_metadata(model, how, qb_hash_print(&hash, source), metadata);
   qb_onnx_write_settings write = {.compat = settings->compat, .metadata = metadata, .metadata_count = count};
-  qb_status status =
-      stream == NULL
-          ? write_file(model, path, &write, settings->threads, info, error)
-          : qb_onnx_write_graph(model->source->document, &model->graph, &write, stream, path, &written, error);
+  qb_status status = stream == NULL ? write_file(model, path, &write, settings->threads, info, error)
+                                    : qb_onnx_write_graph(model->source->document, &model->graph, &write, stream, path,
+                                                          &written, error);
   if (stream != NULL)
     info->size_bytes = written.size_bytes;
   qb_text_free(how);

@@ -572,18 +572,18 @@ typedef enum qb_allocation_rule {
 
 /* Fill with qb_allocate_settings_default, then set the promise and its target. */
 typedef struct qb_allocate_settings {
-  qb_promise promise;       /* default QB_PROMISE_AVERAGE_BITS */
-  double target;            /* > 0; a flip rate lies in (0, 1); no default */
-  double confidence;        /* of statements about samples, in (0, 1), default 0.99 */
-  const int *widths;        /* (width_count) rising, each 2..8; default NULL: 2 to 8 */
-  int width_count;          /* at most 7 */
-  const qb_data *verify;    /* samples that no part of the choice has seen; default NULL. Refused (QB_ERROR_ARGUMENT)
-                             * when they hold a calibration sample, or one sample twice */
-  qb_domain_kind domain;    /* of proofs and of QB_RULE_CERTIFIED, as in qb_certify_settings */
-  const char *preprocess;   /* default NULL: then QB_RULE_CERTIFIED takes [-1, 1] */
+  qb_promise promise;     /* default QB_PROMISE_AVERAGE_BITS */
+  double target;          /* > 0; a flip rate lies in (0, 1); no default */
+  double confidence;      /* of statements about samples, in (0, 1), default 0.99 */
+  const int *widths;      /* (width_count) rising, each 2..8; default NULL: 2 to 8 */
+  int width_count;        /* at most 7 */
+  const qb_data *verify;  /* samples that no part of the choice has seen; default NULL. Refused (QB_ERROR_ARGUMENT)
+                           * when they hold a calibration sample, or one sample twice */
+  qb_domain_kind domain;  /* of proofs and of QB_RULE_CERTIFIED, as in qb_certify_settings */
+  const char *preprocess; /* default NULL: then QB_RULE_CERTIFIED takes [-1, 1] */
   double lo, hi;
-  bool compat;              /* sizes as qb_save_settings.compat makes them; default false */
-  int64_t samples;          /* calibration samples that scores are taken on, at most; default 256 */
+  bool compat;     /* sizes as qb_save_settings.compat makes them; default false */
+  int64_t samples; /* calibration samples that scores are taken on, at most; default 256 */
 } qb_allocate_settings;
 
 typedef struct qb_allocated_layer {
@@ -591,7 +591,7 @@ typedef struct qb_allocated_layer {
   int bits;         /* 0: the caller's plan keeps it float */
   bool fixed;       /* by the caller's plan */
   int64_t weights;
-  double share;     /* of the plan's total score; NAN where the rule has none */
+  double share; /* of the plan's total score; NAN where the rule has none */
 } qb_allocated_layer;
 
 #define QB_ALLOCATION_WHY 200
@@ -601,7 +601,8 @@ typedef struct qb_allocation_plan {
   qb_allocation_rule rule;
   bool tried;
   double average_bits;         /* of the weights of layers that are not float */
-  double error;                /* mean square error of the output on calibration samples, nearest codes; NAN without */
+  double error;                /* mean square error of the output on calibration samples, every layer rounded by
+                                * itself (docs/quantizers.md); NAN without */
   char why[QB_ALLOCATION_WHY]; /* when it was not tried */
 } qb_allocation_plan;
 
@@ -622,8 +623,8 @@ typedef struct qb_allocation {
   qb_promise promise;
   double target, confidence;
   bool kept;
-  double reached;     /* the promised quantity of the result: bits, bytes, upper limit of the rate, error */
-  char message[512];  /* a sentence: what holds, or how far it is and what would help */
+  double reached;    /* the promised quantity of the result: bits, bytes, upper limit of the rate, error */
+  char message[512]; /* a sentence: what holds, or how far it is and what would help */
   qb_allocation_rule rule;
   int layer_count;
   qb_allocated_layer *layers; /* (layer_count) in graph order */
@@ -634,11 +635,11 @@ typedef struct qb_allocation {
    * (fixed-sequence testing: the confidence holds for the sequence). */
   int test_count;
   qb_allocation_test tests[QB_ALLOCATION_TESTS];
-  int64_t verified;        /* verification samples; 0 without */
-  int64_t flips_allowed;   /* most flips among them that keep the promise, -1 when not even 0 would do */
-  double exceed_upper;     /* QB_PROMISE_MAX_ERROR: with the confidence, at most this share of inputs exceeds `target`;
-                            * NAN otherwise */
-  double plan_seconds;     /* scores and choice, without the final quantization and the tests */
+  int64_t verified;      /* verification samples; 0 without */
+  int64_t flips_allowed; /* most flips among them that keep the promise, -1 when not even 0 would do */
+  double exceed_upper;   /* QB_PROMISE_MAX_ERROR: with the confidence, at most this share of inputs exceeds `target`;
+                          * NAN otherwise */
+  double plan_seconds;   /* scores and choice, without the final quantization and the tests */
   double seconds;
 } qb_allocation;
 
@@ -658,8 +659,8 @@ QB_API const char *qb_allocation_rule_name(qb_allocation_rule rule);
  * the smallest widths; else as qb_quantize. `info`, `progress` may be NULL. */
 QB_API QB_MUST_CHECK qb_status qb_quantize_auto(const qb_model *model, const qb_quantize_settings *settings,
                                                 const qb_allocate_settings *how, const qb_progress *progress,
-                                                qb_model **quantized, qb_quantize_info *info,
-                                                qb_allocation *allocation, qb_error *error);
+                                                qb_model **quantized, qb_quantize_info *info, qb_allocation *allocation,
+                                                qb_error *error);
 
 /* --------------------------------------------------------------------------------------------- certifying */
 

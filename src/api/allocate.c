@@ -228,8 +228,7 @@ static qb_status test_rung(allocating *a, int rung, int *bits, bool *more, qb_er
   bool promising = true;
   qb_status status = QB_OK;
   if (rung > 0)
-    status =
-        qb_verifier_promising(&a->verifier, &p->settings->calibration, p->how->samples, made, &promising, error);
+    status = qb_verifier_promising(&a->verifier, &p->settings->calibration, p->how->samples, made, &promising, error);
   if (status == QB_OK && promising)
     status = qb_verifier_test(&a->verifier, made, p->progress, test, error);
   if (status != QB_OK || !promising || (rung > 0 && !test->passed))
@@ -348,9 +347,10 @@ static void say(const allocating *a, qb_allocation *out) {
   case QB_PROMISE_MAX_ERROR: say_error(out); break;
   case QB_PROMISE_CERTIFIED_ERROR:
     snprintf(out->message, sizeof out->message,
-             out->kept ? "proved: no output moves by more than %.9g over the whole domain, the promise is %g"
-                       : "with the most bits the proved bound is %.9g, not %g; allow wider widths, a smaller domain, or "
-                         "promise less",
+             out->kept
+                 ? "proved: no output moves by more than %.9g over the whole domain, the promise is %g"
+                 : "with the most bits the proved bound is %.9g, not %g; allow wider widths, a smaller domain, or "
+                   "promise less",
              out->reached, out->target);
     break;
   }

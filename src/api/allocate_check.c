@@ -164,8 +164,8 @@ qb_status qb_verifier_promising(const qb_verifier *verifier, const qb_calibratio
     return QB_OK;
   const qb_run_samples samples = {calibration->context, count, calibration->read, NULL};
   QB_TRY(compare(verifier, quantized, &samples, NULL, &flips, &error_max, error));
-  *promising = how->promise == QB_PROMISE_FLIP_RATE ? (double)flips <= how->target * (double)count
-                                                    : error_max <= how->target;
+  *promising =
+      how->promise == QB_PROMISE_FLIP_RATE ? (double)flips <= how->target * (double)count : error_max <= how->target;
   return QB_OK;
 }
 
@@ -189,9 +189,9 @@ qb_status qb_verifier_certify(const qb_verifier *verifier, const qb_domain *doma
   if (status == QB_OK)
     status = qb_worst_case_bound(&pair, domain, methods, -1, &worst, error);
   if (status == QB_OK)
-    test->certified =
-        worst.proved ? qb_certificate_round_up(qb_worst_case_claimed(&worst, qb_magnitude_to_double(worst.bound)))
-                     : (double)INFINITY;
+    test->certified = worst.proved
+                          ? qb_certificate_round_up(qb_worst_case_claimed(&worst, qb_magnitude_to_double(worst.bound)))
+                          : (double)INFINITY;
   test->passed = status == QB_OK && test->certified <= verifier->how->target;
   qb_worst_case_free(&worst);
   qb_pair_free(&pair);

@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "quant/layer.h"
 #include "quant/layer_plan.h"
-#include "quant/quant.h"
 
 /* ---------------------------------------------------------------------------------------------------------- layers */
 
@@ -158,8 +157,10 @@ static int64_t layer_cost(const qb_planner *p, int layer, int bits, bool bytes) 
   const qb_allocated_layer *l = &p->layer[layer];
   if (p->first[layer] != layer || (!bytes && bits == 0))
     return 0;
-  const qb_quantize_layer stored = {
-      .bits = bits, .weights = l->weights, .scales = p->scales[layer], .affine = p->settings->affine};
+  const qb_quantize_layer stored = {.bits = bits,
+                                    .weights = l->weights,
+                                    .scales = p->scales[layer],
+                                    .affine = p->settings->affine};
   return bytes ? qb_quantize_layer_bytes(&stored, p->how->compat) : l->weights * bits;
 }
 
@@ -250,35 +251,12 @@ qb_status qb_planner_quantize(const qb_planner *planner, const int *bits, qb_mod
 
 /* ------------------------------------------------------------------------------------------------------------ rule */
 
-/* Output error with nearest codes on the grid of the scores: seconds, where a scheme may take minutes. */
-static qb_status nearest_error(qb_planner *p, const int *bits, double *mean_square, qb_error *error) {
-  qb_quantize_settings plain = *p->settings;
-  qb_graph graph = {0};
-  qb_layer_bits *plan = plan_of(p, bits);
-  plain.calibration.count = 0;
-  plain.activation_bits = 0;
-  plain.bias_correction = false;
-  plain.scheme = plain.scheme == QB_SCHEME_ROUND ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
-  plain.grid = plain.grid == QB_GRID_MINMAX ? QB_GRID_MINMAX : QB_GRID_MSE;
-  plain.plan = plan;
-  plain.plan_count = p->layers;
-  qb_status status = plan == NULL ? qb_fail_memory(error, "the plan", (size_t)p->layers * sizeof *plan)
-                                  : qb_graph_clone(&p->model->graph, &graph, error);
-  if (status == QB_OK)
-    status = qb_quantize_weights(&graph, &plain, NULL, NULL, error);
-  if (status == QB_OK)
-    status = qb_scorer_error(p->scorer, &graph, mean_square, error);
-  qb_graph_free(&graph);
-  qb_free(plan);
-  return status;
-}
-
 static qb_status try_rule(qb_planner *p, qb_allocation_rule rule, qb_plan_budget budget, int *bits, qb_error *error) {
   qb_allocation_plan *plan = &p->allocation->plans[rule];
   QB_TRY(qb_planner_plan(p, rule, budget, bits, error));
   plan->tried = true;
   plan->average_bits = qb_planner_average_bits(p, bits);
-  return p->scorer != NULL ? nearest_error(p, bits, &plan->error, error) : QB_OK;
+  return p->scorer != NULL ? qb_scorer_plan_error(p->scorer, bits, &plan->error, error) : QB_OK;
 }
 
 /* Without samples there is nothing to compare by: the data-free rule, or uniform where it has no rule either. */

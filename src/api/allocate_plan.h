@@ -17,10 +17,10 @@ typedef struct qb_planner {
   const qb_progress *progress;
   qb_allocation *allocation;
   int width[QB_WIDTHS], widths, layers;
-  qb_allocated_layer *layer; /* (layers) bits and fixed as the caller's plan says, weights */
-  int *first;                /* (layers) the earliest layer with the same weight */
-  int64_t *scales;           /* (layers) number of scales */
-  qb_scorer *scorer;         /* NULL without calibration */
+  qb_allocated_layer *layer;                 /* (layers) bits and fixed as the caller's plan says, weights */
+  int *first;                                /* (layers) the earliest layer with the same weight */
+  int64_t *scales;                           /* (layers) number of scales */
+  qb_scorer *scorer;                         /* NULL without calibration */
   qb_score_table table[QB_ALLOCATION_PLANS]; /* by rule; score NULL: not available */
 } qb_planner;
 

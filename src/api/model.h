@@ -17,9 +17,9 @@ struct qb_model {
   qb_graph graph;         /* BatchNorm folded, and quantized weights when it was quantized */
   qb_node_id *layers;     /* (layer_count) the nodes of `graph` with constant weights, in order */
   int layer_count;
-  qb_calibration_trace calibration; /* when quantized: the samples that were used */
+  qb_calibration_trace calibration;  /* when quantized: the samples that were used */
   qb_calibration_trace verification; /* when its bits were chosen: the samples that tested the promise */
-  qb_quantize_settings settings;    /* when quantized; without its plan, whose names belong to the caller */
+  qb_quantize_settings settings;     /* when quantized; without its plan, whose names belong to the caller */
 };
 
 /* A cleared model with a copy of `path`. */

@@ -9,9 +9,9 @@
 #include <qbound/qbound.h>
 
 typedef struct qb_allocation_problem {
-  int layers, widths;   /* columns go from few bits to many */
-  const double *score;  /* (layers, widths) >= 0 and finite; larger is worse */
-  const int64_t *cost;  /* (layers, widths) >= 0, a row never falls */
+  int layers, widths;  /* columns go from few bits to many */
+  const double *score; /* (layers, widths) >= 0 and finite; larger is worse */
+  const int64_t *cost; /* (layers, widths) >= 0, a row never falls */
   int64_t budget;
 } qb_allocation_problem;
 

@@ -9,9 +9,9 @@
 #include "quant/allocate_internal.h"
 #include "run/run.h"
 
-/* Multiply-accumulates that all measurements together may take: half a minute to a minute on two cores. */
-static const double mac_budget = 1.2e12;
-enum { LEAST_SAMPLES = 16, MEASURED_BITS = 4 };
+/* Multiply-accumulates that all measurements together may take: ten to twenty seconds on two cores. */
+static const double mac_budget = 3e11;
+enum { LEAST_SAMPLES = 16, MEASURED_BITS = QB_SOLVED_BITS };
 
 static qb_status start_run(const qb_graph *graph, qb_run **run, qb_error *error) {
   qb_run_settings settings;
@@ -62,10 +62,30 @@ qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs
   return status;
 }
 
-qb_status qb_scorer_error(qb_scorer *scorer, const qb_graph *other, double *mean_square, qb_error *error) {
-  QB_TRY(qb_scorer_run(scorer, other, NULL, mean_square, error));
-  *mean_square /= (double)scorer->samples.count * (double)scorer->output_elements;
+static qb_status apply_plan(const qb_scorer *s, const int *bits, qb_graph *graph, qb_error *error) {
+  qb_linear linear;
+  int layer = -1;
+  for (qb_node_id n = 0; n < s->graph->node_count; n++) {
+    if (!qb_graph_linear(s->graph, n, &linear) || bits[++layer] == 0)
+      continue;
+    float *after = qb_graph_replace_constant(graph, linear.weight);
+    if (after == NULL)
+      return qb_fail_memory(error, s->graph->values[linear.weight].name, sizeof *after);
+    QB_TRY(qb_scorer_round(s, layer, &linear, bits[layer], after, error));
+  }
   return QB_OK;
+}
+
+qb_status qb_scorer_plan_error(qb_scorer *scorer, const int *bits, double *mean_square, qb_error *error) {
+  qb_graph graph;
+  qb_status status = qb_graph_clone(scorer->graph, &graph, error);
+  if (status == QB_OK)
+    status = apply_plan(scorer, bits, &graph, error);
+  if (status == QB_OK)
+    status = qb_scorer_run(scorer, &graph, NULL, mean_square, error);
+  *mean_square /= (double)scorer->samples.count * (double)scorer->output_elements;
+  qb_graph_free(&graph);
+  return status;
 }
 
 /* ------------------------------------------------------------------------------------------------------- one layer */
@@ -89,14 +109,15 @@ static void free_probing(probing *p) {
   }
 }
 
-static qb_status create_probe(probing *p, int i, qb_value_id cut, const qb_linear *linear, int bits, qb_error *error) {
+static qb_status create_probe(probing *p, int i, qb_value_id cut, int layer, const qb_linear *linear, int bits,
+                              qb_error *error) {
   const qb_graph *graph = p->scorer->graph;
   qb_graph *whole = &p->whole[i];
   QB_TRY(qb_graph_clone(graph, whole, error));
   float *after = qb_graph_replace_constant(whole, linear->weight);
   if (after == NULL)
     return qb_fail_memory(error, graph->values[linear->weight].name, sizeof *after);
-  QB_TRY(qb_score_round(graph, linear, p->scorer->settings, bits, after, error));
+  QB_TRY(qb_scorer_round(p->scorer, layer, linear, bits, after, error));
   QB_TRY(qb_graph_extract(whole, cut, graph->outputs, 1, &p->part[i], error));
   return start_run(&p->part[i], &p->run[i], error);
 }
@@ -108,9 +129,9 @@ static qb_status probe_batch(void *context, const float *x, const float *xh, int
   (void)xh;
   for (int i = 0; i < p->count; i++) {
     QB_TRY(qb_run_forward(p->run[i], x, count, error));
-    p->distance[i] += square_distance(qb_run_value(p->run[i], s->graph->outputs[0]),
-                                      s->outputs + (size_t)first * s->output_elements,
-                                      (size_t)count * s->output_elements);
+    p->distance[i] +=
+        square_distance(qb_run_value(p->run[i], s->graph->outputs[0]), s->outputs + (size_t)first * s->output_elements,
+                        (size_t)count * s->output_elements);
   }
   return QB_OK;
 }
@@ -139,13 +160,13 @@ static void extend(const double *power, double *row, int measured, int widths) {
   }
 }
 
-static qb_status measure_layer(qb_scorer *s, qb_frontier *frontier, const bool *is_cut, const qb_linear *linear,
-                               const qb_score_table *table, double *row, qb_error *error) {
+static qb_status measure_layer(qb_scorer *s, qb_frontier *frontier, const bool *is_cut, int layer,
+                               const qb_linear *linear, const qb_score_table *table, double *row, qb_error *error) {
   qb_value_id cut = last_cut(s->graph, is_cut, linear->node);
   probing p = {.scorer = s, .count = measured_widths(table)};
   qb_status status = QB_OK;
   for (int i = 0; status == QB_OK && i < p.count; i++)
-    status = create_probe(&p, i, cut, linear, table->width[i], error);
+    status = create_probe(&p, i, cut, layer, linear, table->width[i], error);
   if (status == QB_OK)
     status = qb_frontier_visit(frontier, cut, probe_batch, &p, error);
   for (int i = 0; i < p.count; i++)
@@ -177,7 +198,7 @@ static qb_status measure_layers(qb_scorer *s, qb_frontier *frontier, const bool 
     double *row = table->score + layer * table->widths;
     if (!qb_progress_report(s->progress, "measuring layers", layer, table->layers))
       return qb_fail(error, QB_ERROR_INTERRUPTED, "choosing bits was stopped");
-    QB_TRY(measure_layer(s, frontier, is_cut, &linear, table, row, error));
+    QB_TRY(measure_layer(s, frontier, is_cut, layer, &linear, table, row, error));
     extend(power->score + layer * table->widths, row, measured, table->widths);
     layer++;
   }

@@ -83,8 +83,8 @@ qb_status qb_score_certified(const qb_graph *graph, const qb_domain *domain, con
   int layer = 0;
   for (qb_node_id n = 0; status == QB_OK && n < graph->node_count; n++)
     if (qb_graph_linear(graph, n, &linear))
-      status = attribute_layer(attribution, graph, &linear, settings, table, table->score + layer++ * table->widths,
-                               error);
+      status =
+          attribute_layer(attribution, graph, &linear, settings, table, table->score + layer++ * table->widths, error);
   qb_attribution_free(attribution);
   normalize(table);
   return status;
@@ -102,6 +102,23 @@ static qb_status read_outputs(qb_scorer *s, qb_error *error) {
   return qb_scorer_run(s, graph, s->outputs, NULL, error);
 }
 
+/* Schemes that look at samples are scored by what they do. */
+static qb_status create_solver(qb_scorer *s, qb_error *error) {
+  qb_linear linear;
+  s->calibrated = *s->settings;
+  if (s->calibrated.scheme != QB_SCHEME_GPTQ && s->calibrated.scheme != QB_SCHEME_ADAROUND)
+    return QB_OK;
+  s->calibrated.scheme = QB_SCHEME_GPTQ;
+  s->calibrated.grid = s->calibrated.grid == QB_GRID_OUTPUT ? QB_GRID_MSE : s->calibrated.grid;
+  for (qb_node_id n = 0; n < s->graph->node_count; n++)
+    s->layers += qb_graph_linear(s->graph, n, &linear);
+  size_t count = (size_t)s->layers * (QB_SOLVED_BITS + 1);
+  s->solved = qb_alloc(count, sizeof *s->solved);
+  if (s->solved == NULL)
+    return qb_fail_memory(error, "rounded weights", count * sizeof *s->solved);
+  return qb_calibrator_create(s->graph, &s->calibrated, &s->calibrator, error);
+}
+
 qb_status qb_scorer_create(const qb_graph *graph, const qb_quantize_settings *settings, int64_t limit,
                            const qb_progress *progress, qb_scorer **scorer, qb_error *error) {
   *scorer = NULL;
@@ -116,6 +133,8 @@ qb_status qb_scorer_create(const qb_graph *graph, const qb_quantize_settings *se
   int64_t own = settings->calibration.count < made->samples.count ? settings->calibration.count : made->samples.count;
   made->samples.count = limit < own ? limit : own; /* no varied copies: they add little to a score */
   qb_status status = read_outputs(made, error);
+  if (status == QB_OK)
+    status = create_solver(made, error);
   if (status != QB_OK)
     qb_scorer_free(made);
   else
@@ -126,8 +145,74 @@ qb_status qb_scorer_create(const qb_graph *graph, const qb_quantize_settings *se
 void qb_scorer_free(qb_scorer *scorer) {
   if (scorer == NULL)
     return;
+  for (int i = 0; scorer->solved != NULL && i < scorer->layers * (QB_SOLVED_BITS + 1); i++)
+    qb_free(scorer->solved[i]);
+  qb_free(scorer->solved);
+  qb_calibrator_free(scorer->calibrator);
   qb_free(scorer->outputs);
   qb_free(scorer);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- solving */
+
+qb_status qb_scorer_round(const qb_scorer *scorer, int layer, const qb_linear *linear, int bits, float *after,
+                          qb_error *error) {
+  const float *solved =
+      scorer->solved != NULL && bits <= QB_SOLVED_BITS ? scorer->solved[layer * (QB_SOLVED_BITS + 1) + bits] : NULL;
+  if (solved == NULL)
+    return qb_score_round(scorer->graph, linear, scorer->settings, bits, after, error);
+  memcpy(after, solved, qb_shape_elements(&scorer->graph->values[linear->weight].shape) * sizeof *after);
+  return QB_OK;
+}
+
+static qb_status solve_width(qb_scorer *s, const qb_linear *linear, const qb_gram *gram, int bits, float **solved,
+                             qb_error *error) {
+  qb_layer_codes codes = {0};
+  qb_quantize_layer info = {0};
+  qb_cut cut = qb_cut_weight(s->graph, linear, s->settings->granularity);
+  const float *before = qb_view_f32(&s->graph->values[linear->weight].constant);
+  size_t count = qb_shape_elements(&s->graph->values[linear->weight].shape);
+  *solved = qb_alloc(count, sizeof **solved);
+  if (*solved == NULL)
+    return qb_fail_memory(error, "rounded weights", count * sizeof **solved);
+  qb_status status = qb_layer_codes_create(&cut, before, &s->calibrated, bits, &codes, error);
+  if (status == QB_OK) {
+    qb_layer_codes_nearest(&codes, before);
+    status = qb_calibrate_gram(s->calibrator, gram, before, &codes, &info, error);
+  }
+  if (status == QB_OK)
+    qb_layer_codes_values(&codes, *solved);
+  qb_layer_codes_free(&codes);
+  return status;
+}
+
+static qb_status add_moments(void *context, const float *x, const float *xh, int64_t first, int32_t count,
+                             qb_error *error) {
+  (void)error;
+  qb_gram_add(context, x, xh, first, count);
+  return QB_OK;
+}
+
+/* Moments of the layer's inputs once, then a solution for every narrow width. */
+static qb_status solve_layer(qb_scorer *s, qb_frontier *frontier, const qb_linear *linear, int layer,
+                             const qb_score_table *table, qb_error *error) {
+  if (s->calibrator == NULL || !qb_calibrate_supports(s->graph, linear))
+    return QB_OK;
+  qb_gram gram;
+  const qb_gram_settings how = {.matrix = true,
+                                .positions = s->settings->calibration.positions,
+                                .seed = s->settings->seed};
+  qb_status status =
+      qb_gram_create(s->graph, linear, qb_view_f32(&s->graph->values[linear->weight].constant), &how, &gram, error);
+  if (status == QB_OK)
+    status = qb_frontier_visit(frontier, s->graph->nodes[linear->node].inputs[0], add_moments, &gram, error);
+  if (status == QB_OK)
+    qb_gram_finish(&gram, false);
+  for (int w = 0; status == QB_OK && w < table->widths && table->width[w] <= QB_SOLVED_BITS; w++)
+    status = solve_width(s, linear, &gram, table->width[w], &s->solved[layer * (QB_SOLVED_BITS + 1) + table->width[w]],
+                         error);
+  qb_gram_free(&gram);
+  return status;
 }
 
 int64_t qb_scorer_samples(const qb_scorer *scorer) { return scorer->samples.count; }
@@ -144,13 +229,13 @@ qb_frontier_settings qb_scorer_frontier(const qb_scorer *scorer, const qb_sample
 typedef struct layer_noise {
   const qb_scorer *scorer;
   qb_linear linear;
-  int widths;
+  int layer, widths;
   size_t weights;
-  float *change;     /* (widths, weights) */
-  double *square;    /* (widths, samples): ||change x||_2^2 */
-  double *column;    /* (QB_GRAM_COLUMNS): of one block and width */
-  double scale;      /* positions of the map over positions drawn */
-  bool columns;      /* the layer's inputs can be gathered as columns; else its noise is taken as white */
+  float *change;  /* (widths, weights) */
+  double *square; /* (widths, samples): ||change x||_2^2 */
+  double *column; /* (QB_GRAM_COLUMNS): of one block and width */
+  double scale;   /* positions of the map over positions drawn */
+  bool columns;   /* the layer's inputs can be gathered as columns; else its noise is taken as white */
   qb_gram gram;
 } layer_noise;
 
@@ -166,7 +251,7 @@ static qb_status make_changes(layer_noise *n, const qb_score_table *table, qb_er
   const float *before = qb_view_f32(&graph->values[n->linear.weight].constant);
   for (int w = 0; w < n->widths; w++) {
     float *change = n->change + (size_t)w * n->weights;
-    QB_TRY(qb_score_round(graph, &n->linear, n->scorer->settings, table->width[w], change, error));
+    QB_TRY(qb_scorer_round(n->scorer, n->layer, &n->linear, table->width[w], change, error));
     for (size_t i = 0; i < n->weights; i++)
       change[i] = before[i] - change[i];
   }
@@ -271,8 +356,10 @@ static void summarize(const double *square, int64_t count, double *score, double
 
 static qb_status score_layer(qb_scorer *s, qb_frontier *frontier, const qb_linear *linear, int layer,
                              qb_score_table *table, qb_score_table *power, qb_error *error) {
-  layer_noise n = {.scorer = s, .linear = *linear};
-  qb_status status = create_noise(&n, table, error);
+  layer_noise n = {.scorer = s, .linear = *linear, .layer = layer};
+  qb_status status = solve_layer(s, frontier, linear, layer, table, error);
+  if (status == QB_OK)
+    status = create_noise(&n, table, error);
   if (status == QB_OK)
     status = qb_frontier_visit(frontier, s->graph->nodes[linear->node].inputs[0], visit_batch, &n, error);
   for (int w = 0; status == QB_OK && w < table->widths; w++) {

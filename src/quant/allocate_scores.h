@@ -4,8 +4,9 @@
  *   activations  mean + std / sqrt(0.05) over samples of ||(W - Q_b(W)) x||_2, x the layer's input (theory section 5)
  *   measured     mean square error of the network's output with this layer alone at b bits
  *
- * Q_b rounds to nearest on the grid of the settings (mse in place of output), whatever the scheme: what a scheme gains
- * it gains at every width. */
+ * From weights alone Q_b rounds to nearest. With samples and a scheme that uses them (gptq, adaround), Q_b is gptq on
+ * the layer's float inputs for widths up to 4, one factorisation of their moments a layer. The grid is that of the
+ * settings, mse in place of output. */
 #ifndef QB_QUANT_ALLOCATE_SCORES_H
 #define QB_QUANT_ALLOCATE_SCORES_H
 
@@ -52,8 +53,8 @@ QB_MUST_CHECK qb_status qb_score_activations(qb_scorer *scorer, qb_score_table *
 QB_MUST_CHECK qb_status qb_score_measured(qb_scorer *scorer, const qb_score_table *power, qb_score_table *table,
                                           qb_error *error);
 
-/* Mean square of (first output of `other` - that of the float network) over the samples. */
-QB_MUST_CHECK qb_status qb_scorer_error(qb_scorer *scorer, const qb_graph *other, double *mean_square,
-                                        qb_error *error);
+/* Mean square of the change of the first output over the samples when every layer has Q_b of its `bits` (one entry a
+ * layer, 0: float). No layer makes up for earlier ones here, so a scheme's final error is smaller. */
+QB_MUST_CHECK qb_status qb_scorer_plan_error(qb_scorer *scorer, const int *bits, double *mean_square, qb_error *error);
 
 #endif

@@ -306,13 +306,23 @@ static qb_status calibrate(calibrated_layer *layer, const qb_linear *linear, qb_
   return QB_OK;
 }
 
+bool qb_calibrate_supports(const qb_graph *graph, const qb_linear *linear) {
+  qb_gram_settings how = {.matrix = true};
+  return qb_gram_supports(graph, linear) &&
+         qb_gram_size(graph, linear, &how) <= matrix_limit / 3; /* the solver needs as much twice more */
+}
+
+qb_status qb_calibrate_gram(qb_calibrator *calibrator, const qb_gram *gram, const float *weights, qb_layer_codes *codes,
+                            qb_quantize_layer *info, qb_error *error) {
+  calibrated_layer layer = {.calibrator = calibrator, .weights = weights, .codes = codes, .gram = gram, .loaded = -1};
+  return choose_codes(&layer, info, error);
+}
+
 qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_linear *linear, const float *weights,
                              qb_layer_codes *codes, qb_gram *gram, qb_quantize_layer *info, const qb_progress *progress,
                              qb_error *error) {
   *gram = (qb_gram){0};
-  qb_gram_settings how = {.matrix = true};
-  if (!qb_gram_supports(calibrator->quantized, linear) ||
-      qb_gram_size(calibrator->quantized, linear, &how) > matrix_limit / 3) { /* the solver needs as much twice more */
+  if (!qb_calibrate_supports(calibrator->quantized, linear)) {
     info->method = QB_METHOD_UNSUPPORTED;
     return QB_OK;
   }

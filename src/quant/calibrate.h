@@ -31,6 +31,13 @@ QB_MUST_CHECK qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_l
                                            qb_layer_codes *codes, qb_gram *gram, qb_quantize_layer *info,
                                            const qb_progress *progress, qb_error *error);
 
+/* The same from statistics that are complete already, with the inputs of the float network: `gram` has H, and R = 0. */
+QB_MUST_CHECK qb_status qb_calibrate_gram(qb_calibrator *calibrator, const qb_gram *gram, const float *weights,
+                                          qb_layer_codes *codes, qb_quantize_layer *info, qb_error *error);
+
+/* True when qb_calibrate_layer has a rule for the layer and room for its statistics. */
+bool qb_calibrate_supports(const qb_graph *graph, const qb_linear *linear);
+
 /* Tells that the layer's weights in `graph` have changed. */
 void qb_calibrator_changed(qb_calibrator *calibrator);
 
