@@ -220,8 +220,8 @@ static int print_json(const qbound_demo *demo) {
   if (status == QB_OK)
     status = qb_bound_report_json(&demo->bounds, &bounds, &error);
   for (int i = 0; status == QB_OK && i < WIDTHS; i++) {
-    status = qb_quantize_json(demo->quantized[i], &demo->infos[i], NULL, demo->quantized_paths[i], &demo->saves[i], false,
-                              &quantize_texts[i], &error);
+    status = qb_quantize_json(demo->quantized[i], &demo->infos[i], NULL, demo->quantized_paths[i], &demo->saves[i],
+                              false, &quantize_texts[i], &error);
     if (status == QB_OK)
       status = qb_measurement_json(&demo->measured[i], &measure_texts[i], &error);
   }

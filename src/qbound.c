@@ -2,7 +2,7 @@
  *
  *   qb_model_load    file -> document -> graph -> BatchNorm folded
  *   qb_quantize      a copy of that graph with rounded weights
- *   qb_quantize_auto bits per layer first, so that a promise is kept                (api/allocate.c)
+ *   qb_quantize_auto bits per layer first, so that a promise is kept                (api/promise.c)
  *   qb_model_save    graph -> file, read back and checked before it appears
  *   qb_bound_sweep   for each width: quantize in memory, bound the pair of graphs   (api/sweep.c)
  *   qb_measure       both graphs over samples                                       (run/measure.c)

@@ -1,13 +1,13 @@
 /* qbound: quantize a trained network and prove how far the result can be from the original.
  *
- * This is the only header that users and bindings need. It goes from the simple to the expert:
+ * This is the only header that users and bindings include. It goes from the simple to the expert:
  *   status and error   every fallible call returns a qb_status and fills a qb_error
  *   models             load a network, save it
  *   inspecting         what is in a file and what qbound can do with it
  *   quantizing         weights become integers of 2 to 16 bits
  *   bounding           proofs: how far the quantized output can be from the original, whatever the input
  *   measuring          both networks on real data: accuracy, flips, errors
- *   choosing the bits  a width for every layer, so that a promise is kept
+ *   choosing the bits  a width for every layer, so that a promise is kept (qbound/allocate.h, included here)
  *   certifying         a statement about two files, with what is needed to prove it again
  *   reporting          all of it as one page for people
  *   JSON               every report as the text that `qbound --json` prints
@@ -551,117 +551,6 @@ QB_API QB_MUST_CHECK qb_status qb_measure(const qb_model *model, const qb_model 
                                           qb_measurement *measurement, qb_error *error);
 QB_API void qb_measurement_free(qb_measurement *measurement);
 
-/* ----------------------------------------------------------------------------------------- choosing the bits */
-
-/* What `qb_quantize_auto` promises about the result. Exactly one. */
-typedef enum qb_promise {
-  QB_PROMISE_AVERAGE_BITS,   /* mean bits of a weight at most `target` */
-  QB_PROMISE_SIZE,           /* the written file takes at most `target` bytes */
-  QB_PROMISE_FLIP_RATE,      /* with `confidence` at most a share `target` of inputs changes class; needs `verify` */
-  QB_PROMISE_MAX_ERROR,      /* no output moves by more than `target` on the verification samples; needs `verify` */
-  QB_PROMISE_CERTIFIED_ERROR /* no output moves by more than `target` over the whole domain: proved */
-} qb_promise;
-
-/* What a choice of bits minimises, summed over layers. */
-typedef enum qb_allocation_rule {
-  QB_RULE_UNIFORM,     /* the same bits everywhere */
-  QB_RULE_CERTIFIED,   /* the layers' shares of the worst-case bound; needs no data */
-  QB_RULE_ACTIVATIONS, /* mean + std / sqrt(0.05) of what rounding does to the layers' outputs; calibration samples */
-  QB_RULE_MEASURED     /* the network's output error with one layer rounded at a time; calibration samples */
-} qb_allocation_rule;
-
-/* Fill with qb_allocate_settings_default, then set the promise and its target. */
-typedef struct qb_allocate_settings {
-  qb_promise promise;     /* default QB_PROMISE_AVERAGE_BITS */
-  double target;          /* > 0; a flip rate lies in (0, 1); no default */
-  double confidence;      /* of statements about samples, in (0, 1), default 0.99 */
-  const int *widths;      /* (width_count) rising, each 2..8; default NULL: 2 to 8 */
-  int width_count;        /* at most 7 */
-  const qb_data *verify;  /* samples that no part of the choice has seen; default NULL. Refused (QB_ERROR_ARGUMENT)
-                           * when they hold a calibration sample, or one sample twice */
-  qb_domain_kind domain;  /* of proofs and of QB_RULE_CERTIFIED, as in qb_certify_settings */
-  const char *preprocess; /* default NULL: then QB_RULE_CERTIFIED takes [-1, 1] */
-  double lo, hi;
-  bool compat;     /* sizes as qb_save_settings.compat makes them; default false */
-  int64_t samples; /* calibration samples that scores are taken on, at most; default 256 */
-} qb_allocate_settings;
-
-typedef struct qb_allocated_layer {
-  const char *node; /* lives as long as the quantized model */
-  int bits;         /* 0: the caller's plan keeps it float */
-  bool fixed;       /* by the caller's plan */
-  int64_t weights;
-  double share; /* of the plan's total score; NAN where the rule has none */
-} qb_allocated_layer;
-
-#define QB_ALLOCATION_WHY 200
-
-/* One way to choose, tried at one budget. */
-typedef struct qb_allocation_plan {
-  qb_allocation_rule rule;
-  bool tried;
-  double average_bits;         /* of the weights of layers that are not float */
-  double error;                /* mean square error of the output on calibration samples, every layer rounded by
-                                * itself (docs/quantizers.md); NAN without */
-  char why[QB_ALLOCATION_WHY]; /* when it was not tried */
-} qb_allocation_plan;
-
-/* One network that was held against the promise. */
-typedef struct qb_allocation_test {
-  double average_bits;
-  int64_t flips;     /* on the verification samples; -1 without */
-  double flip_upper; /* Clopper-Pearson limit of the flip rate at the confidence; NAN without */
-  double error_max;  /* largest change of an output on the verification samples; NAN without */
-  double certified;  /* proved bound; NAN unless promised */
-  bool passed;
-} qb_allocation_test;
-
-enum { QB_ALLOCATION_PLANS = 4, QB_ALLOCATION_TESTS = 32 };
-
-/* The bits that were chosen and whether the promise is kept. Release with qb_allocation_free. */
-typedef struct qb_allocation {
-  qb_promise promise;
-  double target, confidence;
-  bool kept;
-  double reached;    /* the promised quantity of the result: bits, bytes, upper limit of the rate, error */
-  char message[512]; /* a sentence: what holds, or how far it is and what would help */
-  qb_allocation_rule rule;
-  int layer_count;
-  qb_allocated_layer *layers; /* (layer_count) in graph order */
-  double average_bits;
-  qb_allocation_plan plans[QB_ALLOCATION_PLANS]; /* the rule was chosen among these, by `error` */
-  /* Networks held against the promise, in an order fixed before the verification samples were read (most bits first).
-   * Each is tested at the full confidence, the first failure ends the sequence, the last that passed is the result
-   * (fixed-sequence testing: the confidence holds for the sequence). */
-  int test_count;
-  qb_allocation_test tests[QB_ALLOCATION_TESTS];
-  int64_t verified;      /* verification samples; 0 without */
-  int64_t flips_allowed; /* most flips among them that keep the promise, -1 when not even 0 would do */
-  double exceed_upper;   /* QB_PROMISE_MAX_ERROR: with the confidence, at most this share of inputs exceeds `target`;
-                          * NAN otherwise */
-  double plan_seconds;   /* scores and choice, without the final quantization and the tests */
-  double seconds;
-} qb_allocation;
-
-QB_API void qb_allocate_settings_default(qb_allocate_settings *settings);
-QB_API void qb_allocation_free(qb_allocation *allocation);
-
-/* "average bits", "size", "flip rate", "max error", "certified error"; never NULL. */
-QB_API const char *qb_promise_name(qb_promise promise);
-
-/* "uniform", "certified", "activations", "measured"; never NULL. */
-QB_API const char *qb_allocation_rule_name(qb_allocation_rule rule);
-
-/* Chooses bits layer by layer and quantizes with them as qb_quantize does. Layers that settings->plan names keep those
- * bits; settings->bits is not used. A promise that cannot be kept is no error: allocation->kept is false, the best
- * network found is returned, and the message says how far it is. Calibration samples, where the settings have some,
- * open two more rules of choice; several plans are compared on them alone. QB_ERROR_ARGUMENT also for a budget below
- * the smallest widths; else as qb_quantize. `info`, `progress` may be NULL. */
-QB_API QB_MUST_CHECK qb_status qb_quantize_auto(const qb_model *model, const qb_quantize_settings *settings,
-                                                const qb_allocate_settings *how, const qb_progress *progress,
-                                                qb_model **quantized, qb_quantize_info *info, qb_allocation *allocation,
-                                                qb_error *error);
-
 /* --------------------------------------------------------------------------------------------- certifying */
 
 /* What to prove about a pair of networks. */
@@ -885,9 +774,11 @@ QB_API QB_MUST_CHECK qb_status qb_train_json(const char *path, const qb_train_se
  * equal bytes but for what lies under the key "timing". QB_ERROR_MEMORY. */
 QB_API QB_MUST_CHECK qb_status qb_inspection_json(const qb_inspection *inspection, char **text, qb_error *error);
 
+struct qb_allocation; /* allocate.h */
+
 /* `output` is the path of the written file, `compat` how it was saved; `allocation` may be NULL. */
 QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info,
-                                                const qb_allocation *allocation, const char *output,
+                                                const struct qb_allocation *allocation, const char *output,
                                                 const qb_save_info *save, bool compat, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_measurement_json(const qb_measurement *measurement, char **text, qb_error *error);
@@ -896,5 +787,7 @@ QB_API void qb_text_free(char *text);
 #ifdef __cplusplus
 }
 #endif
+
+#include <qbound/allocate.h>
 
 #endif

@@ -3,14 +3,14 @@
 # prints, exits or changes the rounding mode.
 set -eu
 library=$QBOUND_BUILD/libqbound.so
-header=include/qbound/qbound.h
+header="include/qbound/qbound.h include/qbound/allocate.h"
 bad=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 nm -D --defined-only "$library" | awk '$2 ~ /^[A-TV-Z]$/ { print $3 }' | grep -vE '^(_init|_fini|__asan|__odr|\.gomp_critical)' |
   sort >"$folder/exported"
-grep -oE 'qb_[a-z0-9_]+ *\(' "$header" | tr -d ' (' | sort -u >"$folder/declared"
+grep -ohE 'qb_[a-z0-9_]+ *\(' $header | tr -d ' (' | sort -u >"$folder/declared"
 
 extra=$(comm -23 "$folder/exported" "$folder/declared")
 [ -z "$extra" ] || { echo "exported but not declared in $header:" $extra; bad=1; }
