@@ -7,7 +7,7 @@
  *   quantizing         weights become integers of 2 to 16 bits
  *   bounding           proofs: how far the quantized output can be from the original, whatever the input
  *   measuring          both networks on real data: accuracy, flips, errors
- *   choosing the bits  a width for every layer, so that a promise is kept (qbound/allocate.h, included here)
+ *   choosing the bits  a width for every layer, so that a promise is kept (qbound/promise.h, included here)
  *   certifying         a statement about two files, with what is needed to prove it again
  *   reporting          all of it as one page for people
  *   JSON               every report as the text that `qbound --json` prints
@@ -774,7 +774,7 @@ QB_API QB_MUST_CHECK qb_status qb_train_json(const char *path, const qb_train_se
  * equal bytes but for what lies under the key "timing". QB_ERROR_MEMORY. */
 QB_API QB_MUST_CHECK qb_status qb_inspection_json(const qb_inspection *inspection, char **text, qb_error *error);
 
-struct qb_allocation; /* allocate.h */
+struct qb_allocation; /* promise.h */
 
 /* `output` is the path of the written file, `compat` how it was saved; `allocation` may be NULL. */
 QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const qb_quantize_info *info,
@@ -788,6 +788,6 @@ QB_API void qb_text_free(char *text);
 }
 #endif
 
-#include <qbound/allocate.h>
+#include <qbound/promise.h>
 
 #endif

@@ -1,8 +1,8 @@
 /* qbound: choosing a width for every layer so that a promise is kept. Part of qbound.h, which includes it.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#ifndef QBOUND_ALLOCATE_H
-#define QBOUND_ALLOCATE_H
+#ifndef QBOUND_PROMISE_H
+#define QBOUND_PROMISE_H
 
 #include <qbound/qbound.h>
 
