@@ -90,8 +90,7 @@ static qb_status refuse_duplicates(const checking *c) {
   int64_t first = c->contents[at - 1].index, second = c->contents[at].index;
   return qb_fail(c->error, QB_ERROR_ARGUMENT,
                  "%s: sample %lld (%s) has the same content as sample %lld (%s), and %lld samples in all repeat "
-                 "another: "
-                 "they are no independent draws; remove the copies",
+                 "another: they are no independent draws; remove the copies",
                  c->path, (long long)second, qb_dataset_name(c->dataset, second), (long long)first,
                  qb_dataset_name(c->dataset, first), (long long)surplus);
 }
@@ -146,14 +145,12 @@ static qb_status refuse_used(const checking *c, const char *list, const char *ne
       name_sample(c, index, found++, names);
   }
   if (!valid || *at != '\0')
-    return qb_fail(c->error, QB_ERROR_FORMAT, "%s: its list of calibration samples is damaged; quantize it again",
-                   network);
+    return qb_fail(c->error, QB_ERROR_FORMAT, "%s: its list of used samples is damaged; quantize it again", network);
   if (found == 0)
     return QB_OK;
   return qb_fail(c->error, QB_ERROR_ARGUMENT,
                  "%s: %lld of its samples (%s) were used to make %s; a statistical claim needs inputs that took no "
-                 "part "
-                 "in it: give other data, or leave them out with --skip and --samples",
+                 "part in it: give other data, or leave them out with --skip and --samples",
                  c->path, (long long)found, names, network);
 }
 
@@ -161,10 +158,14 @@ static qb_status refuse_used(const checking *c, const char *list, const char *ne
 
 static qb_status check(const checking *c, const qb_model *quantized, qb_held_out *facts) {
   const char *list = qb_onnx_metadata(quantized->document, "qbound.calibration");
+  const char *verified = qb_onnx_metadata(quantized->document, "qbound.verification"); /* they chose among plans */
+  int64_t verification_samples;
   facts->calibration_known = list != NULL || qb_onnx_metadata(quantized->document, "qbound.settings") != NULL;
   QB_TRY(hash_all(c));
   QB_TRY(refuse_duplicates(c));
-  return list == NULL ? QB_OK : refuse_used(c, list, quantized->path, &facts->calibration_samples);
+  if (list != NULL)
+    QB_TRY(refuse_used(c, list, quantized->path, &facts->calibration_samples));
+  return verified == NULL ? QB_OK : refuse_used(c, verified, quantized->path, &verification_samples);
 }
 
 qb_status qb_held_out_check(const qb_dataset *dataset, const char *path, const qb_model *quantized, int threads,

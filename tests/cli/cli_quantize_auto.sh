@@ -31,6 +31,9 @@ auto() { # PROMISE..: the exit status and whether a file was written
 auto --max-flip-rate 0.05 --verify digits:300:6
 [ "$status" = 0 ] && [ -e s.onnx ] || fail "a flip rate of 5 % is not kept: $status"
 "$tool" check "$root/docs/schema/quantize.json" <report.json || fail "the schema does not hold"
+"$QBOUND" certify digits.onnx s.onnx -o s.json --statistical digits:100:6 --preprocess unit 2>message >/dev/null &&
+  fail "samples that chose the plan are taken for held out"
+grep -q 'were used to make s.onnx' message || fail "the samples that chose the plan are not refused: $(cat message)"
 auto --max-flip-rate 0.0001 --verify digits:300:6
 [ "$status" = 3 ] && [ -e s.onnx ] || fail "a promise that 300 samples cannot keep ends with $status"
 json allocation.message <report.json | grep -q 'too few' || fail "it does not say that the samples are too few"
