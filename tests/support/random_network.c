@@ -475,7 +475,8 @@ static qb_value_id add_copy(changer *c, qb_op op, const qb_value_id *inputs, int
   return c->to->nodes[id].output;
 }
 
-/* x -> QuantizeLinear -> DequantizeLinear, per tensor or per channel, with a range that may cut values off. */
+/* x -> QuantizeLinear -> DequantizeLinear, per tensor or per channel, with a range that may cut values off, and any way
+ * of rounding and of scaling. */
 static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_value_id stands_for) {
   qb_error error;
   const qb_shape shape = c->to->values[x].shape;
@@ -496,6 +497,8 @@ static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_value_id stands_f
     scale[i] = (float)(qb_rng_range(c->rng, 0.5, 4) / (double)attributes.quantize.hi);
     zero[i] = floorf(lowest);
   }
+  attributes.quantize.rounding = (qb_code_rounding)(c->names / 2 % 4);
+  attributes.quantize.factor = !by_channel && c->names % 3 == 0 ? 1 / scale[0] : 0;
   c->value[ids[1]] = c->value[ids[2]] = QB_NONE;
   ids[0] = add_copy(c, QB_OP_QUANTIZE_LINEAR, ids, 3, &attributes, NULL, QB_NONE, stands_for);
   return add_copy(c, QB_OP_DEQUANTIZE_LINEAR, ids, 3, &attributes, NULL, QB_NONE, stands_for);
