@@ -91,6 +91,9 @@ enum { CLI_BOUND_TEXT = QB_BOUND_VALUE_TEXT };
  * the bound. Returns `text`. */
 const char *cli_bound_text(const qb_bound_value *value, char text[CLI_BOUND_TEXT]);
 
+/* Whether the row's best bound is vacuous: 99 % or more of what the original network's outputs can move by alone. */
+bool cli_is_vacuous(const qb_bound_row *row);
+
 /* True when the locale's character set is UTF-8. */
 bool cli_utf8(void);
 

@@ -1,4 +1,5 @@
 /* qbound bound MODEL: for many bit widths, every published bound and every certificate of the real network. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,8 @@ enum {
   KEY_AFFINE,
   KEY_DOMAIN,
   KEY_PREPROCESS,
+  KEY_BOX,
+  KEY_BOX_ROW,
   KEY_METHOD,
   KEY_BIAS,
   KEY_BATCHNORM,
@@ -44,6 +47,9 @@ static const struct argp_option bound_options[] = {
      0},
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
      "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
+    {"box", KEY_BOX, "FILE", 0,
+     "The inputs are a box from a file: VNNLIB input bounds, or CSV with columns lo0.. hi0..", 0},
+    {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
      "Proved bounds: layerwise (default), elementwise, two_stage, interval, spectral, or all; spectral takes minutes "
      "for each "
@@ -81,8 +87,8 @@ static void check_arguments(struct argp_state *state, const bound_arguments *arg
   if (arguments->model == NULL)
     argp_error(state, "which MODEL?");
   if (arguments->settings.domain == QB_DOMAIN_PIXELS && arguments->settings.preprocess == NULL)
-    argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D or "
-                      "--domain LO,HI");
+    argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D, "
+                      "--domain LO,HI or --box FILE");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -99,6 +105,11 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_AFFINE: settings->affine = true; return 0;
   case KEY_DOMAIN: cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi); return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
+  case KEY_BOX:
+    settings->domain = QB_DOMAIN_FILE;
+    settings->box = text;
+    return 0;
+  case KEY_BOX_ROW: settings->box_row = cli_parse_integer(state, "--box-row", text, 0, LLONG_MAX); return 0;
   case KEY_METHOD: settings->methods = text; return 0;
   case ARGP_KEY_ARG:
     if (arguments->model != NULL)
@@ -218,6 +229,22 @@ static void print_rises(const qb_bound_report *report) {
   }
 }
 
+bool cli_is_vacuous(const qb_bound_row *row) {
+  const qb_bound_value *best = find(row, "best");
+  return best != NULL && best->applies && row->output_range > 0 && best->log10 >= log10(0.99 * row->output_range);
+}
+
+static void print_vacuous(const qb_bound_report *report) {
+  int vacuous = 0;
+  for (int r = 0; r < report->row_count; r++)
+    vacuous += cli_is_vacuous(&report->rows[r]);
+  if (vacuous > 0)
+    printf("  vacuous in %d of %d rows: best is 99 %% or more of %.4g, by which the outputs of the float network "
+           "itself\n"
+           "    can move over these inputs, and says no more than that\n",
+           vacuous, report->row_count, report->rows[0].output_range);
+}
+
 /* The names of the bounds of one kind, joined by commas. */
 static void print_names(const qb_bound_row *row, bool is_graph) {
   const char *separator = "";
@@ -243,6 +270,7 @@ void cli_print_bounds(const qb_bound_report *report) {
   print_forms(report);
   print_reasons(report);
   print_rises(report);
+  print_vacuous(report);
 }
 
 int cmd_bound(int argc, char **argv) {

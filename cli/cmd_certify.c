@@ -28,7 +28,9 @@ enum {
   KEY_LABELS,
   KEY_OFFSET,
   KEY_SAMPLES,
-  KEY_SKIP
+  KEY_SKIP,
+  KEY_BOX,
+  KEY_BOX_ROW
 };
 
 static const struct argp_option certify_options[] = {
@@ -39,7 +41,13 @@ static const struct argp_option certify_options[] = {
      0},
     {"preprocess", KEY_PREPROCESS, "HOW", 0,
      "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw, or key=value:key=value", 0},
-    {"method", KEY_METHOD, "LIST", 0, "layerwise, interval, spectral, or all (default); the smallest bound counts", 0},
+    {"box", KEY_BOX, "FILE", 0,
+     "The inputs are a box from a file: VNNLIB input bounds, or CSV with columns lo0.. hi0..", 0},
+    {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
+    {"method", KEY_METHOD, "LIST", 0,
+     "layerwise, elementwise, two_stage, interval, spectral, or all; the smallest bound counts (default: "
+     "layerwise,interval,spectral, which `qbound check` recomputes)",
+     0},
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
     {"data", KEY_DATA, "DATA", 0, "Inputs that the search starts from, see `qbound measure --help`", 0},
@@ -66,9 +74,9 @@ static void check_arguments(struct argp_state *state, certify_arguments *argumen
   if (arguments->output == NULL)
     argp_error(state, "where does the certificate go? Say -o CERT.json");
   settings->worst_case = arguments->has_domain || arguments->statistical.path == NULL;
-  if (settings->worst_case && arguments->settings.domain == QB_DOMAIN_PIXELS && arguments->settings.preprocess == NULL)
-    argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D or "
-                      "--domain LO,HI");
+  if (settings->worst_case && settings->domain == QB_DOMAIN_PIXELS && settings->preprocess == NULL)
+    argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D, "
+                      "--domain LO,HI or --box FILE");
   arguments->data.preprocess = arguments->settings.preprocess != NULL ? arguments->settings.preprocess : "raw";
   arguments->statistical.preprocess = arguments->data.preprocess;
   arguments->statistical.samples = arguments->data.samples;
@@ -114,6 +122,12 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     cli_parse_domain(state, text, &settings->domain, &settings->lo, &settings->hi);
     return 0;
   case KEY_PREPROCESS: settings->preprocess = text; return 0;
+  case KEY_BOX:
+    arguments->has_domain = true;
+    settings->domain = QB_DOMAIN_FILE;
+    settings->box = text;
+    return 0;
+  case KEY_BOX_ROW: settings->box_row = cli_parse_integer(state, "--box-row", text, 0, LLONG_MAX); return 0;
   case KEY_METHOD: settings->methods = text; return 0;
   case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
   case KEY_NO_SEARCH: settings->search = false; return 0;

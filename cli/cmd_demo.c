@@ -190,6 +190,10 @@ static void print_verdict(const qbound_demo *demo) {
     printf("  On these images no score moved by more than %.3g; it is proved that on no image at all, seen or unseen, "
            "a score moves by more than %s.\n",
            measured->error_max, cli_bound_text(best_bound(demo, i), proved));
+    if (cli_is_vacuous(&demo->bounds.rows[i]))
+      printf("  That bound is vacuous: between any two images a score of the float network itself moves by at most "
+             "%.4g.\n",
+             demo->bounds.rows[i].output_range);
   }
   printf("\nFiles: %s, %s, %s\n", demo->model_path, demo->quantized_paths[0], demo->quantized_paths[1]);
   printf("Next: qbound bound %s --bits 2-16 --granularity channel --preprocess unit\n", demo->model_path);

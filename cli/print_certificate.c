@@ -9,9 +9,9 @@ static void print_methods(const qb_worst_case_claim *claim) {
   for (int i = 0; i < claim->method_count; i++) {
     const qb_bound_value *value = &claim->methods[i];
     if (value->applies)
-      printf("  %-10s %s\n", value->name, cli_bound_text(value, text));
+      printf("  %-11s %s\n", value->name, cli_bound_text(value, text));
     else
-      printf("  %-10s not applicable: %s\n", value->name, value->why);
+      printf("  %-11s not applicable: %s\n", value->name, value->why);
   }
 }
 
@@ -25,7 +25,9 @@ static void print_claim(const qb_worst_case_claim *claim) {
   if (isfinite(claim->looseness) && claim->lower > 0)
     printf("  between the two lie %.2f decades\n", claim->looseness);
   if (claim->vacuous)
-    printf("  the bound is vacuous: the network's own output moves by at most %.4g over these inputs\n",
+    printf("  the bound is vacuous: the float network's own output moves by at most %.4g over these inputs, so that "
+           "it\n"
+           "  says no more than the network alone\n",
            claim->output_range);
   if (claim->flips)
     printf("  the networks do not always decide alike: an input was found with largest output %lld and %lld\n",

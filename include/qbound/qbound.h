@@ -420,7 +420,9 @@ QB_API QB_MUST_CHECK qb_status qb_quantize(const qb_model *model, const qb_quant
 /* The set of inputs over which a bound holds. */
 typedef enum qb_domain_kind {
   QB_DOMAIN_PIXELS, /* every image with pixels in [0,1] after `preprocess`, a box per channel */
-  QB_DOMAIN_BOX     /* [lo, hi] for every input element, in the network's own units */
+  QB_DOMAIN_BOX,    /* [lo, hi] for every input element, in the network's own units */
+  QB_DOMAIN_FILE /* the box that a file describes: VNNLIB input bounds, or a row of a CSV with columns lo0.. and hi0..
+                  */
 } qb_domain_kind;
 
 /* The paper's conventions, for reproducing its numbers. They change only the published (chain) bounds; what a
@@ -445,6 +447,8 @@ typedef struct qb_bound_settings {
   qb_domain_kind domain;  /* default QB_DOMAIN_PIXELS */
   const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
   double lo, hi;          /* QB_DOMAIN_BOX */
+  const char *box;        /* QB_DOMAIN_FILE: path */
+  int64_t box_row;        /* which data row of a CSV, from 0; default -1: the file must hold one box */
   qb_bound_conventions conventions;
   const char *methods; /* graph bounds, joined by commas: layerwise, interval, spectral; "all"; default "layerwise".
                         * spectral takes minutes on large networks. The published bounds are always computed */
@@ -472,7 +476,9 @@ typedef struct qb_bound_row {
   int bits;
   qb_scheme scheme;
   qb_granularity granularity;
-  double delta; /* largest change of any weight, computed from the quantized weights */
+  double delta;        /* largest change of any weight, computed from the quantized weights */
+  double output_range; /* the original's outputs move by at most this over the domain; INFINITY when unknown. A bound
+                        * not below 99 % of it is vacuous: it says no more than the original network alone */
   int count;
   qb_bound_value bounds[QB_BOUND_LIMIT]; /* (count); the last is "best", the smallest graph bound */
 } qb_bound_row;
@@ -559,8 +565,11 @@ typedef struct qb_certify_settings {
   qb_domain_kind domain;  /* default QB_DOMAIN_PIXELS */
   const char *preprocess; /* QB_DOMAIN_PIXELS: how pixels become inputs; default NULL, which is an error */
   double lo, hi;          /* QB_DOMAIN_BOX */
-  const char *methods; /* "layerwise", "interval", "spectral", joined by commas, or "all" (default); the smallest bound
-                        * counts */
+  const char *box;        /* QB_DOMAIN_FILE: path */
+  int64_t box_row;        /* which data row of a CSV, from 0; default -1: the file must hold one box */
+  const char *methods; /* "layerwise", "elementwise", "two_stage", "interval", "spectral", joined by commas, or "all";
+                        * the smallest bound counts. Default NULL: those that qb_check recomputes: layerwise, interval,
+                        * spectral */
   int64_t output;      /* the one output element that counts; default -1: all */
   bool search;         /* look for inputs with a large error, which bound the worst case from below; default true */
   const qb_data *data; /* inputs that the search starts from; default NULL */
@@ -572,6 +581,11 @@ typedef struct qb_certify_settings {
   int threads;                /* 0 (default): all cores */
 } qb_certify_settings;
 
+/* lo <= output of the quantized network - output of the network <= hi */
+typedef struct qb_output_range {
+  double lo, hi;
+} qb_output_range;
+
 /* sup over the domain of the largest |output of the network - output of the other| <= bound, and >= lower. */
 typedef struct qb_worst_case_claim {
   bool proved;         /* some method applies; else only `methods` is set */
@@ -581,12 +595,12 @@ typedef struct qb_worst_case_claim {
   double lower;        /* proved at an input that was found, rounded down; 0 without a search */
   double looseness;    /* log10 of bound / lower; INFINITY when lower is 0 */
   double output_range; /* the original's output moves by at most this over the domain; INFINITY when unknown */
-  bool vacuous;        /* the bound exceeds output_range: it says less than the network alone */
+  bool vacuous;        /* the bound is not below 99 % of output_range: it says no more than the network */
   bool flips;          /* proved: at some input the networks have different largest outputs */
   int64_t top, other_top;
   int64_t inputs_tried; /* by the search */
   int method_count;
-  qb_bound_value methods[4]; /* (method_count) all that were tried */
+  qb_bound_value methods[QB_BOUND_LIMIT]; /* (method_count) all that were tried */
 } qb_worst_case_claim;
 
 /* P(E > error) <= exceedance for a fresh input, where error is the rank-th smallest that was seen. */
@@ -643,7 +657,8 @@ typedef struct qb_statistical_claim {
 typedef struct qb_certificate {
   const char *model, *quantized; /* paths */
   char model_sha256[QB_SHA256_TEXT], quantized_sha256[QB_SHA256_TEXT];
-  const char *domain; /* for people: "pixels imagenet"; NULL without a worst case */
+  const char *domain;              /* for people: "pixels imagenet"; NULL without a worst case */
+  char box_sha256[QB_SHA256_TEXT]; /* of the file of QB_DOMAIN_FILE, else "" */
   bool has_worst_case;
   qb_worst_case_claim worst_case;
   bool has_statistical;

@@ -14,6 +14,7 @@
 void qb_certify_settings_default(qb_certify_settings *settings) {
   *settings = (qb_certify_settings){.worst_case = true,
                                     .domain = QB_DOMAIN_PIXELS,
+                                     .box_row = -1,
                                     .output = -1,
                                     .search = true,
                                     .confidence = 0.99,

@@ -7,20 +7,25 @@
 #include "api/input_domain.h"
 #include "api/model.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/progress.h"
 #include "data/dataset.h"
 #include "graph/pair.h"
 
 /* --------------------------------------------------------------------------------------------------------- methods */
 
-static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_LAYERWISE, QB_BOUND_INTERVAL,
+static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE,
+                                                                      QB_BOUND_TWO_STAGE, QB_BOUND_INTERVAL,
                                                                       QB_BOUND_SPECTRAL};
 
-static qb_status parse_methods(const char *text, uint32_t *methods, qb_error *error) {
-  bool all = text == NULL || strcmp(text, "all") == 0;
+static const char *const default_methods = "layerwise,interval,spectral"; /* what qb_check recomputes */
+
+static qb_status parse_methods(const char *given, uint32_t *methods, qb_error *error) {
+  const char *text = given == NULL ? default_methods : given;
+  bool all = strcmp(text, "all") == 0;
   *methods = 0;
-  for (const char *at = text; all || at != NULL;) {
-    size_t length = all ? 0 : strcspn(at, ",");
+  for (const char *at = text; at != NULL;) {
+    size_t length = strcspn(at, ",");
     uint32_t found = 0;
     for (int i = 0; i < QB_CERTIFICATE_METHODS; i++) {
       const char *name = qb_bound_method_name(known_methods[i]);
@@ -29,10 +34,11 @@ static qb_status parse_methods(const char *text, uint32_t *methods, qb_error *er
     }
     if (found == 0)
       return qb_fail(error, QB_ERROR_ARGUMENT,
-                     "'%s' is not a method or a list of methods: valid are layerwise, interval, spectral, all", text);
+                     "'%s' is not a method or a list of methods: valid are layerwise, elementwise, two_stage, "
+                     "interval, "
+                     "spectral, all",
+                     text);
     *methods |= found;
-    if (all)
-      return QB_OK;
     at = at[length] == ',' ? at + length + 1 : NULL;
   }
   return QB_OK;
@@ -65,7 +71,7 @@ static void claim_upper(const qb_worst_case *worst, qb_worst_case_claim *claim) 
   qb_magnitude shown = isfinite(claim->bound) ? qb_magnitude_from_double(claim->bound) : worst->bound;
   claim->log10 = qb_magnitude_log10(shown);
   claim->output_range = worst->range_width;
-  claim->vacuous = claim->bound > claim->output_range;
+  claim->vacuous = claim->output_range > 0 && claim->bound >= 0.99 * claim->output_range;
 }
 
 /* ----------------------------------------------------------------------------------------------------------- lower */
@@ -144,10 +150,16 @@ static qb_status bound_worst_case(const qb_certifying *c, uint32_t methods) {
 
 qb_status qb_certify_worst_case(const qb_certifying *c) {
   const qb_certify_settings *settings = c->settings;
-  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo, settings->hi};
+  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo,
+                            settings->hi,     settings->box,        settings->box_row};
   uint32_t methods;
   QB_TRY(parse_methods(settings->methods, &methods, c->error));
   QB_TRY(qb_domain_make(&c->model->graph, &inputs, &c->parts->domain, c->error));
+  if (settings->domain == QB_DOMAIN_FILE) {
+    qb_hash hash;
+    QB_TRY(qb_hash_file(settings->box, &hash, c->error));
+    qb_hash_print(&hash, c->certificate->box_sha256);
+  }
   c->certificate->has_worst_case = true;
   c->certificate->domain = qb_domain_describe(&c->parts->arena, &inputs);
   if (c->certificate->domain == NULL)

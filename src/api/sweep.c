@@ -25,7 +25,8 @@ void qb_bound_settings_default(qb_bound_settings *settings) {
                                   .scheme_count = 1,
                                   .granularities = &default_granularity,
                                   .granularity_count = 1,
-                                  .domain = QB_DOMAIN_PIXELS};
+                                  .domain = QB_DOMAIN_PIXELS,
+                                  .box_row = -1};
 }
 
 /* What one sweep works with. */
@@ -109,6 +110,7 @@ static qb_status bound_pair(const bound_sweep *sweep, const qb_pair *pair, qb_bo
   qb_bounds bounds;
   QB_TRY(qb_bounder_evaluate(sweep->bounder, pair, &bounds, error));
   row->delta = bounds.delta;
+  row->output_range = bounds.output_range;
   for (int m = 0; m < QB_BOUND_COUNT; m++)
     if ((sweep->methods & bit(m)) != 0)
       put_bound((qb_bound_method)m, &bounds.bound[m], row);
@@ -170,7 +172,8 @@ static qb_status fill_rows(const bound_sweep *sweep, const qb_progress *progress
 static qb_status run_sweep(const qb_model *model, bound_sweep *sweep, const qb_progress *progress, qb_error *error) {
   const qb_bound_settings *settings = sweep->settings;
   qb_bound_report *report = sweep->report;
-  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo, settings->hi};
+  const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo,
+                            settings->hi,     settings->box,        settings->box_row};
   QB_TRY(parse_methods(settings->methods, &sweep->methods, error));
   QB_TRY(qb_domain_make(sweep->original, &inputs, &sweep->domain, error));
   QB_TRY(qb_bounder_create(sweep->original, &sweep->domain, &settings->conventions, &sweep->bounder, error));

@@ -147,10 +147,20 @@ static qb_status evaluate_published(const qb_bounder *bounder, const qb_pair *pa
 
 static bool wanted(const qb_bounder *bounder, qb_bound_method method) { return (bounder->methods & 1u << method) != 0; }
 
+static void see_layerwise_range(const qb_pair *pair, const qb_layerwise *layerwise, qb_bounds *bounds) {
+  const qb_graph *graph = pair->quantized;
+  double widest = 0;
+  for (int32_t o = 0; o < graph->output_count; o++)
+    for (int64_t k = 0; k < (int64_t)qb_shape_elements(&graph->values[graph->outputs[o]].shape); k++)
+      widest = fmax(widest, qb_layerwise_range(pair, layerwise, graph->outputs[o], k));
+  bounds->output_range = fmin(bounds->output_range, widest);
+}
+
 /* Layerwise, and elementwise within its ranges. */
 static qb_status evaluate_ranges(const qb_bounder *bounder, const qb_pair *pair, const qb_layerwise *layerwise,
                                  qb_bounds *bounds, qb_error *error) {
   qb_elementwise elementwise;
+  see_layerwise_range(pair, layerwise, bounds);
   if (wanted(bounder, QB_BOUND_LAYERWISE))
     bounds->bound[QB_BOUND_LAYERWISE] = (qb_bound){.applies = true, .value = layerwise->bound};
   if (!wanted(bounder, QB_BOUND_ELEMENTWISE))
@@ -180,38 +190,44 @@ static qb_status evaluate_layerwise(const qb_bounder *bounder, const qb_pair *pa
   return status == QB_OK ? QB_OK : qb_fail(error, status, "%s", own.message);
 }
 
-/* The largest |d| of an output. */
-static qb_status evaluate_interval(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+/* The largest |d| of an output and the widest range of x. */
+static qb_status evaluate_interval(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
+  qb_bound *bound = &bounds->bound[QB_BOUND_INTERVAL];
   qb_box_result box;
   qb_status status = qb_bound_box(pair, &bounder->domain, &box, error);
-  double largest = 0;
+  double largest = 0, widest = 0;
   bound->applies = status == QB_OK && box.applies;
   for (int32_t k = 0; bound->applies && k < pair->quantized->output_count; k++) {
     const qb_box_state *y = &box.states[pair->quantized->outputs[k]];
-    for (int64_t i = 0; i < y->count; i++)
-      largest = fmax(largest, fmax(-y->track[QB_TRACK_DIFFERENCE].lo[i], y->track[QB_TRACK_DIFFERENCE].hi[i]));
+    const qb_box_track *x = &y->track[QB_TRACK_ORIGINAL], *d = &y->track[QB_TRACK_DIFFERENCE];
+    for (int64_t i = 0; i < y->count; i++) {
+      largest = fmax(largest, fmax(-d->lo[i], d->hi[i]));
+      widest = fmax(widest, qb_up(x->hi[i] - x->lo[i]));
+    }
   }
   bound->value = qb_magnitude_from_double(largest);
+  bounds->output_range = bound->applies ? fmin(bounds->output_range, widest) : bounds->output_range;
   snprintf(bound->why, sizeof bound->why, "%s", bound->applies ? "" : box.why);
   qb_box_result_free(&box);
   return status;
 }
 
-static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
+static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
   qb_spectral_settings settings;
   qb_spectral_result result;
   qb_spectral_settings_default(&settings);
   qb_status status = qb_bound_spectral(pair, &bounder->domain, &settings, &result, error);
-  *bound = result.bound;
+  bounds->bound[QB_BOUND_SPECTRAL] = result.bound;
   qb_spectral_result_free(&result);
   return status;
 }
 
-static qb_status evaluate_two_stage(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound, qb_error *error) {
-  return qb_bound_two_stage(pair, &bounder->domain, bound, error);
+static qb_status evaluate_two_stage(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
+                                    qb_error *error) {
+  return qb_bound_two_stage(pair, &bounder->domain, &bounds->bound[QB_BOUND_TWO_STAGE], error);
 }
 
-typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bound *bound,
+typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
                                        qb_error *error);
 
 /* The graph bounds; the published ones come together, and so do layerwise and elementwise. */
@@ -231,7 +247,7 @@ static void choose_best(qb_bounds *bounds) {
 }
 
 qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
-  *bounds = (qb_bounds){0};
+  *bounds = (qb_bounds){.output_range = INFINITY};
   if (pair->original != bounder->original)
     return qb_fail(error, QB_ERROR_ARGUMENT, "the pair's original network is not the one that was prepared");
   QB_TRY(evaluate_published(bounder, pair, bounds, error));
@@ -240,7 +256,7 @@ qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb
     if (!wanted(bounder, (qb_bound_method)m) && qb_bound_method_is_graph((qb_bound_method)m))
       snprintf(bounds->bound[m].why, sizeof bounds->bound[m].why, "not asked for");
     else if (evaluators[m] != NULL)
-      QB_TRY(evaluators[m](bounder, pair, &bounds->bound[m], error));
+      QB_TRY(evaluators[m](bounder, pair, bounds, error));
   }
   choose_best(bounds);
   return QB_OK;

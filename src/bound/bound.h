@@ -72,6 +72,8 @@ typedef struct qb_bounds {
   double delta;                 /* >= the largest change of a parameter over the chain; 0 when nothing changed */
   bool chain_is_network;        /* the published bounds hold for this network as well */
   char chain_why[QB_BOUND_WHY]; /* why not */
+  double output_range;          /* the original's outputs move by at most this over the domain, the largest of all
+                                 * elements; infinity when neither layerwise nor interval was asked for or applies */
   qb_bound bound[QB_BOUND_COUNT];
 } qb_bounds;
 

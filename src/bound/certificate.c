@@ -7,12 +7,15 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "bound/box.h"
+#include "bound/elementwise.h"
 #include "bound/layerwise.h"
+#include "bound/two_stage.h"
 
 typedef struct task {
   const qb_pair *pair;
   const qb_domain *domain;
-  int64_t output; /* -1: all */
+  uint32_t methods; /* bit m: qb_bound_method m */
+  int64_t output;   /* -1: all */
   qb_worst_case *worst;
   qb_error *error;
 } task;
@@ -51,20 +54,28 @@ static void see_range(task *t, double widest) {
 
 /* ---------------------------------------------------------------------------------------------------- the methods */
 
-static qb_status use_layerwise(task *t, const qb_layerwise *layerwise) {
-  const qb_value *value = output_value(t);
-  const qb_bound_state *state = &layerwise->states[t->pair->quantized->outputs[0]];
-  int64_t inner = qb_state_inner(&value->shape);
-  double widest = 0, largest = 0;
-  for (int64_t k = 0; k < t->worst->output_count; k++) {
-    int64_t c = k / inner % state->channels;
-    double width = ldexp(qb_up_sum(state->x[c].hi, -state->x[c].lo), state->exponent);
-    if (counts(t, k)) {
-      widest = fmax(widest, isnan(width) ? INFINITY : width);
-      largest = fmax(largest, state->e[c]);
-    }
-  }
+static bool wanted(const task *t, qb_bound_method method) { return (t->methods & UINT32_C(1) << method) != 0; }
+
+static void refuse(task *t, qb_bound_method method, const char *why) {
+  qb_bound none = {0};
+  snprintf(none.why, sizeof none.why, "%s", why);
+  keep_best(t, method, &none);
+}
+
+static void see_layerwise_range(task *t, const qb_layerwise *layerwise) {
+  double widest = 0;
+  for (int64_t k = 0; k < t->worst->output_count; k++)
+    if (counts(t, k))
+      widest = fmax(widest, qb_layerwise_range(t->pair, layerwise, t->pair->quantized->outputs[0], k));
   see_range(t, widest);
+}
+
+static qb_status use_layerwise(task *t, const qb_layerwise *layerwise) {
+  const qb_bound_state *state = &layerwise->states[t->pair->quantized->outputs[0]];
+  int64_t inner = qb_state_inner(&output_value(t)->shape);
+  double largest = 0;
+  for (int64_t k = 0; k < t->worst->output_count; k++)
+    largest = counts(t, k) ? fmax(largest, state->e[k / inner % state->channels]) : largest;
   qb_bound bound = {.applies = true, .value = qb_magnitude_scale(qb_magnitude_from_double(largest), state->exponent)};
   if (!keep_best(t, QB_BOUND_LAYERWISE, &bound))
     return QB_OK;
@@ -76,22 +87,63 @@ static qb_status use_layerwise(task *t, const qb_layerwise *layerwise) {
   return QB_OK;
 }
 
-static qb_status try_layerwise(task *t) {
+static qb_status use_elementwise(task *t, const qb_elementwise *elementwise) {
+  const qb_elementwise_state *state = &elementwise->states[t->pair->quantized->outputs[0]];
+  const float *e = state->limit[QB_ELEMENT_ERROR];
+  double largest = 0;
+  for (int64_t k = 0; k < t->worst->output_count; k++)
+    largest = counts(t, k) ? fmax(largest, (double)e[k]) : largest;
+  qb_bound bound = {.applies = true, .value = qb_magnitude_scale(qb_magnitude_from_double(largest), state->exponent)};
+  if (!keep_best(t, QB_BOUND_ELEMENTWISE, &bound))
+    return QB_OK;
+  QB_TRY(new_outputs(t));
+  for (int64_t k = 0; k < t->worst->output_count; k++) {
+    double size = qb_up_scale((double)e[k], state->exponent);
+    t->worst->outputs[k] = (qb_output_range){-size, size};
+  }
+  return QB_OK;
+}
+
+/* Layerwise gives the range of the outputs whether it is wanted or not, and limits elementwise. */
+static qb_status use_ranges(task *t, const qb_layerwise *layerwise, qb_error *error) {
+  see_layerwise_range(t, layerwise);
+  if (wanted(t, QB_BOUND_LAYERWISE))
+    QB_TRY(use_layerwise(t, layerwise));
+  if (!wanted(t, QB_BOUND_ELEMENTWISE))
+    return QB_OK;
+  qb_elementwise elementwise;
+  qb_status status = qb_elementwise_bound(t->pair, t->domain, layerwise, &elementwise, error);
+  if (status == QB_OK)
+    status = use_elementwise(t, &elementwise);
+  qb_elementwise_free(&elementwise);
+  return status;
+}
+
+static qb_status try_ranges(task *t) {
   qb_layerwise layerwise;
   qb_error own;
   qb_status status = qb_layerwise_bound(t->pair, t->domain, &layerwise, &own);
   if (status == QB_OK) {
-    status = use_layerwise(t, &layerwise);
+    status = use_ranges(t, &layerwise, t->error);
   } else if (status == QB_ERROR_UNSUPPORTED) {
-    qb_bound none = {0};
-    snprintf(none.why, sizeof none.why, "%s", own.message);
-    keep_best(t, QB_BOUND_LAYERWISE, &none);
+    static const qb_bound_method methods[] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE};
+    for (int i = 0; i < 2; i++)
+      if (wanted(t, methods[i]))
+        refuse(t, methods[i], own.message);
     status = QB_OK;
   } else {
     status = qb_fail(t->error, status, "%s", own.message);
   }
   qb_layerwise_free(&layerwise);
   return status;
+}
+
+/* One number for all outputs, which holds for each. */
+static qb_status try_two_stage(task *t) {
+  qb_bound bound;
+  QB_TRY(qb_bound_two_stage(t->pair, t->domain, &bound, t->error));
+  keep_best(t, QB_BOUND_TWO_STAGE, &bound);
+  return QB_OK;
 }
 
 static qb_status use_interval(task *t, const qb_box_result *box) {
@@ -119,9 +171,7 @@ static qb_status try_interval(task *t) {
   if (status == QB_OK && box.applies) {
     status = use_interval(t, &box);
   } else if (status == QB_OK) {
-    qb_bound none = {0};
-    snprintf(none.why, sizeof none.why, "%s", box.why);
-    keep_best(t, QB_BOUND_INTERVAL, &none);
+    refuse(t, QB_BOUND_INTERVAL, box.why);
   }
   qb_box_result_free(&box);
   return status;
@@ -137,11 +187,9 @@ static qb_status try_spectral(task *t) {
 
 /* -------------------------------------------------------------------------------------------------------- the call */
 
-static bool wanted(uint32_t methods, qb_bound_method method) { return (methods & UINT32_C(1) << method) != 0; }
-
 qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods, int64_t output,
                               qb_worst_case *worst, qb_error *error) {
-  task t = {pair, domain, output, worst, error};
+  task t = {pair, domain, methods, output, worst, error};
   *worst = (qb_worst_case){.range_width = INFINITY, .graph = pair->quantized};
   QB_TRY(qb_bound_check_environment(error));
   if (pair->quantized->output_count != 1)
@@ -151,11 +199,12 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
   if (output >= worst->output_count)
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: there is no output %lld, only 0 to %lld", pair->quantized->name,
                    (long long)output, (long long)worst->output_count - 1);
-  if (wanted(methods, QB_BOUND_LAYERWISE))
-    QB_TRY(try_layerwise(&t));
-  if (wanted(methods, QB_BOUND_INTERVAL))
+  QB_TRY(try_ranges(&t));
+  if (wanted(&t, QB_BOUND_TWO_STAGE))
+    QB_TRY(try_two_stage(&t));
+  if (wanted(&t, QB_BOUND_INTERVAL))
     QB_TRY(try_interval(&t));
-  if (wanted(methods, QB_BOUND_SPECTRAL))
+  if (wanted(&t, QB_BOUND_SPECTRAL))
     QB_TRY(try_spectral(&t));
   return QB_OK;
 }

@@ -8,12 +8,7 @@
 #include "bound/bound.h"
 #include "bound/spectral.h"
 
-enum { QB_CERTIFICATE_METHODS = 3 };
-
-/* lo <= R'_k - R_k <= hi */
-typedef struct qb_output_range {
-  double lo, hi;
-} qb_output_range;
+enum { QB_CERTIFICATE_METHODS = 5 };
 
 typedef struct qb_method_outcome {
   qb_bound_method method;
@@ -35,9 +30,10 @@ typedef struct qb_worst_case {
   qb_spectral_result spectral;
 } qb_worst_case;
 
-/* Bounds the pair with every method in `methods` (bit m is qb_bound_method m: layerwise, interval, spectral) and keeps
- * the smallest. `output` is the one output element that counts, or -1 for all. Only networks with one output.
- * QB_ERROR_UNSUPPORTED, QB_ERROR_NUMERIC, QB_ERROR_MEMORY. Release with qb_worst_case_free in every case. */
+/* Bounds the pair with every method in `methods` (bit m is qb_bound_method m: the graph bounds) and keeps the smallest.
+ * Layerwise is computed in any case, for `range_width`. `output` is the one output element that counts, or -1 for all.
+ * Only networks with one output. QB_ERROR_UNSUPPORTED, QB_ERROR_NUMERIC, QB_ERROR_MEMORY. Release with
+ * qb_worst_case_free in every case. */
 QB_MUST_CHECK qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods,
                                             int64_t output, qb_worst_case *worst, qb_error *error);
 

@@ -1,6 +1,8 @@
 /* One pass over the quantized graph with the rule of each node. */
 #include "bound/layerwise.h"
 
+#include <math.h>
+
 #include "base/error.h"
 #include "bound/rule.h"
 
@@ -109,6 +111,13 @@ qb_status qb_layerwise_bound(const qb_pair *pair, const qb_domain *domain, qb_la
   qb_arena_free(&scratch);
   QB_TRY(status);
   return collect_outputs(pair, layerwise, error);
+}
+
+double qb_layerwise_range(const qb_pair *pair, const qb_layerwise *layerwise, qb_value_id value, int64_t k) {
+  const qb_bound_state *state = &layerwise->states[value];
+  qb_interval x = state->x[k / qb_state_inner(&pair->quantized->values[value].shape) % state->channels];
+  double width = ldexp(qb_up_sum(x.hi, -x.lo), state->exponent);
+  return isnan(width) ? INFINITY : width;
 }
 
 void qb_layerwise_free(qb_layerwise *layerwise) {

@@ -18,6 +18,9 @@ typedef struct qb_layerwise {
  * QB_ERROR_SHAPE when the domain does not fit the input, QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_layerwise_bound(const qb_pair *pair, const qb_domain *domain, qb_layerwise *layerwise,
                                            qb_error *error);
+
+/* The original's value at element k of `value` (of the quantized graph) moves over the domain by at most this. */
+double qb_layerwise_range(const qb_pair *pair, const qb_layerwise *layerwise, qb_value_id value, int64_t k);
 void qb_layerwise_free(qb_layerwise *layerwise);
 
 #endif

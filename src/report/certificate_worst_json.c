@@ -23,6 +23,8 @@ static json_t *domain_runs(const qb_domain *domain) {
 
 json_t *qb_certificate_domain(const qb_certificate *certificate, const qb_domain *domain) {
   json_t *object = qb_json_put(json_object(), "description", qb_json_text(certificate->domain));
+  if (certificate->box_sha256[0] != '\0')
+    object = qb_json_put(object, "box_sha256", json_string(certificate->box_sha256));
   object = qb_json_put(object, "elements", json_integer(domain->count));
   return qb_json_put(object, "runs", domain_runs(domain));
 }
@@ -102,7 +104,8 @@ static json_t *statement(const qb_worst_case_claim *claim) {
   char text[320];
   if (claim->vacuous)
     snprintf(text, sizeof text,
-             "vacuous: the bound exceeds %.9g, by which the float network's own output can move over this domain",
+             "vacuous: the bound is 99 %% or more of %.9g, by which the float network's own output can move over this "
+             "domain",
              claim->output_range);
   else
     snprintf(text, sizeof text, "for every input of the domain no output changes by more than the bound");

@@ -189,6 +189,7 @@ static json_t *bound_row(const qb_bound_row *row) {
   object = qb_json_put(object, "scheme", qb_json_text(qb_scheme_name(row->scheme)));
   object = qb_json_put(object, "granularity", qb_json_text(qb_granularity_name(row->granularity)));
   object = qb_json_put(object, "delta", qb_json_real(row->delta));
+  object = qb_json_put(object, "output_range", qb_json_real(row->output_range));
   json_t *bounds = json_object();
   for (int i = 0; i < row->count; i++)
     bounds = qb_json_put(bounds, row->bounds[i].name, bound_value(&row->bounds[i]));
