@@ -83,6 +83,7 @@ void cli_print_inspection(const qb_inspection *inspection);
 void cli_print_bounds(const qb_bound_report *report);
 void cli_print_measurement(const qb_measurement *measured);
 void cli_print_certificate(const qb_certificate *certificate); /* print_certificate.c */
+void cli_print_balls(const qb_balls_claim *claim);             /* print_balls.c */
 void cli_print_statistical(const qb_statistical_claim *claim); /* print_statistical.c */
 
 enum { CLI_BOUND_TEXT = QB_BOUND_VALUE_TEXT };

@@ -11,7 +11,9 @@ typedef struct certify_arguments {
   const char *model, *other, *output;
   bool has_domain;
   qb_certify_settings settings;
-  qb_data data, statistical;
+  qb_data data, statistical, around;
+  qb_radius radii[CLI_LIST];
+  bool no_flip; /* a ball without a proof that nothing flips makes the exit status 3 */
 } certify_arguments;
 
 enum {
@@ -30,7 +32,11 @@ enum {
   KEY_SAMPLES,
   KEY_SKIP,
   KEY_BOX,
-  KEY_BOX_ROW
+  KEY_BOX_ROW,
+  KEY_AROUND,
+  KEY_RADIUS,
+  KEY_TIMEOUT,
+  KEY_NO_FLIP
 };
 
 static const struct argp_option certify_options[] = {
@@ -51,6 +57,17 @@ static const struct argp_option certify_options[] = {
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
     {"data", KEY_DATA, "DATA", 0, "Inputs that the search starts from, see `qbound measure --help`", 0},
+    {"around", KEY_AROUND, "DATA", 0,
+     "Balls: also prove how far outputs can change around each of these inputs, see `qbound measure --help`", 0},
+    {"radius", KEY_RADIUS, "R,..", 0,
+     "Radii of balls in the network's input units, or in steps of pixels: 3px is 3/255 before mean and std. Several "
+     "make a curve",
+     0},
+    {"timeout", KEY_TIMEOUT, "S", 0,
+     "Seconds that one ball, or cutting up a box of ten inputs or fewer, may take (default 60). A larger network gets "
+     "cruder bounds",
+     0},
+    {"no-flip", KEY_NO_FLIP, NULL, 0, "Exit 3 unless every ball is proved not to flip", 0},
     {"statistical", KEY_STATISTICAL, "DATA", 0,
      "Held-out inputs: also claim, with a confidence, what they show about fresh ones. Data that made OTHER and "
      "repeated inputs are refused",
@@ -73,7 +90,14 @@ static void check_arguments(struct argp_state *state, certify_arguments *argumen
     argp_error(state, "which MODEL and which OTHER?");
   if (arguments->output == NULL)
     argp_error(state, "where does the certificate go? Say -o CERT.json");
-  settings->worst_case = arguments->has_domain || arguments->statistical.path == NULL;
+  settings->worst_case =
+      arguments->has_domain || (arguments->statistical.path == NULL && arguments->around.path == NULL);
+  if (arguments->around.path != NULL && settings->radius_count == 0)
+    argp_error(state, "how far around them? Say --radius R, for example --radius 1px or --radius 0.01");
+  if (arguments->around.path == NULL && settings->radius_count > 0)
+    argp_error(state, "around which inputs? Say --around DATA");
+  if (arguments->around.path == NULL && arguments->no_flip)
+    argp_error(state, "--no-flip is about balls: say --around DATA --radius R");
   if (settings->worst_case && settings->domain == QB_DOMAIN_PIXELS && settings->preprocess == NULL)
     argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D, "
                       "--domain LO,HI or --box FILE");
@@ -81,6 +105,10 @@ static void check_arguments(struct argp_state *state, certify_arguments *argumen
   arguments->statistical.preprocess = arguments->data.preprocess;
   arguments->statistical.samples = arguments->data.samples;
   arguments->statistical.skip = arguments->data.skip;
+  arguments->around.preprocess = arguments->data.preprocess;
+  arguments->around.samples = arguments->data.samples;
+  arguments->around.skip = arguments->data.skip;
+  settings->around = arguments->around.path != NULL ? &arguments->around : NULL;
   settings->data = arguments->data.path != NULL ? &arguments->data : NULL;
   settings->statistical = arguments->statistical.path != NULL ? &arguments->statistical : NULL;
 }
@@ -90,6 +118,41 @@ static double parse_confidence(struct argp_state *state, const char *text) {
   if (!(confidence > 0 && confidence < 1))
     argp_error(state, "--confidence %s: expected a number between 0 and 1, such as 0.99", text);
   return confidence;
+}
+
+/* "1px,3px,0.01" */
+static void parse_radii(struct argp_state *state, const char *list, certify_arguments *arguments) {
+  int count = 0;
+  for (const char *at = list; at != NULL; count++) {
+    char text[64];
+    size_t length = strcspn(at, ",");
+    bool pixels = length > 2 && strncmp(at + length - 2, "px", 2) == 0;
+    if (count == CLI_LIST)
+      argp_error(state, "--radius: at most %d radii at once", CLI_LIST);
+    snprintf(text, sizeof text, "%.*s", (int)(pixels ? length - 2 : length), at);
+    arguments->radii[count] = (qb_radius){cli_parse_number(state, "--radius", text), pixels};
+    if (arguments->radii[count].value < 0)
+      argp_error(state, "--radius needs numbers from 0, not '%s'", text);
+    at = at[length] == ',' ? at + length + 1 : NULL;
+  }
+  arguments->settings.radii = arguments->radii;
+  arguments->settings.radius_count = count;
+}
+
+/* Options of balls. */
+static error_t parse_balls(int key, char *text, struct argp_state *state, certify_arguments *arguments) {
+  qb_certify_settings *settings = &arguments->settings;
+  switch (key) {
+  case KEY_AROUND: arguments->around.path = text; return 0;
+  case KEY_RADIUS: parse_radii(state, text, arguments); return 0;
+  case KEY_NO_FLIP: arguments->no_flip = true; return 0;
+  case KEY_TIMEOUT:
+    settings->timeout_seconds = cli_parse_number(state, "--timeout", text);
+    if (!(settings->timeout_seconds > 0))
+      argp_error(state, "--timeout needs a positive number of seconds, not '%s'", text);
+    return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
 }
 
 /* Options of data and of the statistical claim. */
@@ -141,7 +204,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
       arguments->other = text;
     return 0;
   case ARGP_KEY_END: check_arguments(state, arguments); return 0;
-  default: return parse_statistical(key, text, state, arguments);
+  default: return parse_balls(key, text, state, arguments) == 0 ? 0 : parse_statistical(key, text, state, arguments);
   }
 }
 
@@ -154,13 +217,28 @@ static const struct argp certify_argp = {
            "Example:\n  qbound certify net.onnx net_w8.onnx -o net_w8.json --preprocess imagenet\n\n"
            "The bound holds for every input of the domain in exact arithmetic. A lower bound comes from an input that "
            "was found and evaluated rigorously. Exit 3: no method has a rule for everything in this network.\n\n"
+           "  qbound certify net.onnx net_w8.onnx -o net_w8.json --around photos --samples 10 --radius 1px,3px "
+           "--preprocess imagenet\n\n"
+           "This is about every input within 1 and 3 pixel steps of ten photos. A bound is proved always (exit 3 where "
+           "an operator has no rule); that a decision cannot flip is asked for with --no-flip.\n\n"
            "  qbound certify net.onnx net_w8.onnx -o net_w8.json --statistical photos --preprocess imagenet\n\n"
            "This proves nothing about the worst input, but bounds, with a confidence, how many fresh inputs like the "
-           "photos change class and how large their errors are. With --domain both claims go into one certificate.",
+           "photos change class and how large their errors are. With --domain the worst case goes into the same "
+           "certificate.",
     .children = cli_common,
 };
 
 /* ------------------------------------------------------------------------------------------------------- the call */
+
+/* Whether everything that was asked for is proved. Balls ask for bounds, and for decisions only with --no-flip. */
+static bool is_reached(const qb_certificate *certificate, const certify_arguments *arguments) {
+  bool reached = !certificate->has_worst_case || certificate->worst_case.proved;
+  for (int64_t k = 0; certificate->has_balls && k < certificate->balls.ball_count; k++) {
+    const qb_certified_ball *ball = &certificate->balls.balls[k];
+    reached = reached && ball->method != NULL && (!arguments->no_flip || ball->decision == QB_DECISION_PROVED);
+  }
+  return reached;
+}
 
 static int report(const qb_certificate *certificate, const certify_arguments *arguments) {
   char *text = NULL;
@@ -176,7 +254,7 @@ static int report(const qb_certificate *certificate, const certify_arguments *ar
            certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it");
     code = cli_flush();
   }
-  return code == CLI_DONE && certificate->has_worst_case && !certificate->worst_case.proved ? CLI_UNPROVED : code;
+  return code == CLI_DONE && !is_reached(certificate, arguments) ? CLI_UNPROVED : code;
 }
 
 int cmd_certify(int argc, char **argv) {
@@ -184,6 +262,7 @@ int cmd_certify(int argc, char **argv) {
   qb_certify_settings_default(&arguments.settings);
   qb_data_default(&arguments.data);
   qb_data_default(&arguments.statistical);
+  qb_data_default(&arguments.around);
   argp_parse(&certify_argp, argc, argv, 0, NULL, &arguments);
   arguments.settings.threads = arguments.options.threads;
   arguments.settings.seed = arguments.options.seed;

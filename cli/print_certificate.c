@@ -44,6 +44,8 @@ void cli_print_certificate(const qb_certificate *certificate) {
   } else {
     printf("\n");
   }
+  if (certificate->has_balls)
+    cli_print_balls(&certificate->balls);
   if (certificate->has_statistical)
     cli_print_statistical(&certificate->statistical);
 }

@@ -559,6 +559,13 @@ QB_API void qb_measurement_free(qb_measurement *measurement);
 
 /* --------------------------------------------------------------------------------------------- certifying */
 
+/* How far a ball reaches from its centre, in every input element. */
+typedef struct qb_radius {
+  double value; /* >= 0 */
+  bool pixels;  /* in steps of the stored pixels, of which there are 255: divided by the scale and std of the data's
+                 * preprocessing, per channel. Otherwise in the network's input units */
+} qb_radius;
+
 /* What to prove about a pair of networks. */
 typedef struct qb_certify_settings {
   bool worst_case;        /* bound the largest change of an output over every input of the domain; default true */
@@ -578,7 +585,13 @@ typedef struct qb_certify_settings {
   int64_t candidates;         /* quantized networks that were tried on these inputs, this one included; default 1 */
   bool reference;             /* run plain loops in double on them instead of float32; default false */
   uint64_t seed;              /* of the search; default 0 */
-  int threads;                /* 0 (default): all cores */
+  const qb_data *around;  /* centres of balls: bound the change of outputs around each of these inputs; default NULL */
+  const qb_radius *radii; /* (radius_count) one ball for each and each centre */
+  int radius_count;
+  double timeout_seconds; /* of one ball, or of the bisection of a box of few inputs; default 60. What a ball may cost
+                           * is decided by an estimate, so that the result does not depend on the machine; a bisection
+                           * also stops by the clock */
+  int threads;            /* 0 (default): all cores */
 } qb_certify_settings;
 
 /* lo <= output of the quantized network - output of the network <= hi */
@@ -653,6 +666,50 @@ typedef struct qb_statistical_claim {
   qb_sample_need needs[QB_NEED_LIMIT];
 } qb_statistical_claim;
 
+typedef enum qb_decision {
+  QB_DECISION_PROVED,  /* at every input of the ball both networks have the same, unique largest output */
+  QB_DECISION_REFUTED, /* at some input, found and evaluated rigorously, they differ in it */
+  QB_DECISION_UNKNOWN
+} qb_decision;
+
+/* "PROVED", "REFUTED", "UNKNOWN" */
+QB_API const char *qb_decision_name(qb_decision decision);
+
+/* What is proved about the inputs within a radius of one centre (and within the pixels' box, where the preprocessing
+ * maps pixels). */
+typedef struct qb_certified_ball {
+  int64_t index; /* of the centre in the data, those left out counted */
+  qb_radius radius;
+  char centre_sha256[QB_SHA256_TEXT]; /* of its float32 elements */
+  const char *method; /* "relaxation", "bisection" (few inputs) or "interval" (a large network); NULL: nothing proved */
+  const char *why;    /* the operator without a rule, when nothing is proved, else "" */
+  int64_t output_count;
+  const qb_output_range *outputs; /* (output_count) with a small margin for an independent check */
+  double bound;                   /* largest |output| of these, or of the one asked for; INFINITY when not proved */
+  double lower;                   /* proved at an input that was found, rounded down; 0 without a search */
+  qb_decision decision;
+  int64_t top, other_top; /* when REFUTED: the largest outputs of the two networks at that input */
+  double bound_seconds, search_seconds;
+} qb_certified_ball;
+
+/* All balls of one radius. */
+typedef struct qb_ball_curve_point {
+  qb_radius radius;
+  int64_t balls, proved, refuted, unknown; /* decisions */
+  double median, largest;                  /* of the bounds */
+  double lower;                            /* the largest */
+  double seconds;
+} qb_ball_curve_point;
+
+typedef struct qb_balls_claim {
+  const char *centres; /* for people: "digits:20:2, unit" */
+  const char *note;    /* what was left out for lack of time, or "" */
+  int64_t ball_count;
+  const qb_certified_ball *balls; /* (ball_count) centre by centre */
+  int point_count;
+  const qb_ball_curve_point *curve; /* (point_count) one for each radius, as given */
+} qb_balls_claim;
+
 /* A certificate. Everything in it lives until qb_certificate_free. */
 typedef struct qb_certificate {
   const char *model, *quantized; /* paths */
@@ -661,6 +718,8 @@ typedef struct qb_certificate {
   char box_sha256[QB_SHA256_TEXT]; /* of the file of QB_DOMAIN_FILE, else "" */
   bool has_worst_case;
   qb_worst_case_claim worst_case;
+  bool has_balls;
+  qb_balls_claim balls;
   bool has_statistical;
   qb_statistical_claim statistical;
   double seconds;

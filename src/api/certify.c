@@ -14,9 +14,10 @@
 void qb_certify_settings_default(qb_certify_settings *settings) {
   *settings = (qb_certify_settings){.worst_case = true,
                                     .domain = QB_DOMAIN_PIXELS,
-                                     .box_row = -1,
+                                    .box_row = -1,
                                     .output = -1,
                                     .search = true,
+                                    .timeout_seconds = 60,
                                     .confidence = 0.99,
                                     .candidates = 1};
 }
@@ -45,6 +46,8 @@ static qb_status run_certify(const qb_certifying *c) {
   QB_TRY(name_networks(c));
   if (c->settings->worst_case)
     QB_TRY(qb_certify_worst_case(c));
+  if (c->settings->around != NULL)
+    QB_TRY(qb_certify_balls(c));
   if (c->settings->statistical != NULL)
     QB_TRY(qb_certify_statistical(c));
   return QB_OK;
@@ -64,6 +67,7 @@ qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_
   if (parts == NULL)
     return qb_fail_memory(error, "the certificate", sizeof *parts);
   qb_arena_init(&parts->arena);
+  qb_arena_init(&parts->scratch);
   parts->output = settings->output;
   certificate->storage = parts;
   qb_certifying c = {model, quantized, settings, progress, certificate, parts, error};
@@ -85,6 +89,7 @@ void qb_certificate_free(qb_certificate *certificate) {
     qb_worst_case_free(&parts->worst);
     qb_search_result_free(&parts->search);
     qb_arena_free(&parts->arena);
+    qb_arena_free(&parts->scratch);
     qb_free(parts);
   }
   *certificate = (qb_certificate){0};

@@ -22,6 +22,19 @@ QB_MUST_CHECK qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair);
 /* The largest change of an output over a domain (certify_worst.c). */
 QB_MUST_CHECK qb_status qb_certify_worst_case(const qb_certifying *c);
 
+/* Balls around the samples of a data set (certify_balls.c). */
+QB_MUST_CHECK qb_status qb_certify_balls(const qb_certifying *c);
+
+/* Planted mistakes, for tests that show that their checks notice them. Always none outside tests. */
+typedef enum qb_certify_fault {
+  QB_CERTIFY_FAULT_NONE,
+  QB_CERTIFY_FAULT_OTHER_CENTRE,    /* the ball lies around the next sample */
+  QB_CERTIFY_FAULT_PIXELS_AS_UNITS, /* a radius in px counts as one in network units */
+  QB_CERTIFY_FAULT_COUNT
+} qb_certify_fault;
+
+extern qb_certify_fault qb_certify_fault_planted;
+
 /* What held-out inputs show about fresh ones, after refusing duplicates and inputs that made the quantized network
  * (certify_statistical.c). */
 QB_MUST_CHECK qb_status qb_certify_statistical(const qb_certifying *c);

@@ -12,6 +12,10 @@ json_t *qb_certificate_domain(const qb_certificate *certificate, const qb_domain
 json_t *qb_certificate_worst_case(const qb_certificate *certificate, const qb_certificate_parts *parts);
 json_t *qb_certificate_tried(const qb_worst_case_claim *claim);
 
+/* certificate_balls_json.c */
+json_t *qb_certificate_around(const qb_balls_claim *claim, const qb_certificate_parts *parts);
+json_t *qb_certificate_balls(const qb_balls_claim *claim, const qb_certificate_parts *parts);
+
 /* certificate_statistical_json.c */
 json_t *qb_certificate_statistical(const qb_statistical_claim *claim);
 

@@ -51,6 +51,10 @@ qb_status qb_report_certificate(const qb_certificate *certificate, const qb_cert
       object = qb_json_put(object, "worst_case", qb_certificate_worst_case(certificate, parts));
     object = qb_json_put(object, "tried", qb_certificate_tried(&certificate->worst_case));
   }
+  if (certificate->has_balls) {
+    object = qb_json_put(object, "around", qb_certificate_around(&certificate->balls, parts));
+    object = qb_json_put(object, "balls", qb_certificate_balls(&certificate->balls, parts));
+  }
   if (certificate->has_statistical)
     object = qb_json_put(object, "statistical", qb_certificate_statistical(&certificate->statistical));
   json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(certificate->seconds));

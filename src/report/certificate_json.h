@@ -4,14 +4,17 @@
 
 #include "base/arena.h"
 #include "bound/certificate.h"
+#include "report/certificate_balls.h"
 #include "search/search.h"
 
 typedef struct qb_certificate_parts {
-  qb_arena arena; /* of strings */
+  qb_arena arena;   /* of strings and what the balls need */
+  qb_arena scratch; /* of the current step */
   qb_domain domain;
   int64_t output; /* -1: all */
   qb_worst_case worst;
   qb_search_result search;
+  qb_ball_around around;
 } qb_certificate_parts;
 
 /* docs/certificate.md. QB_ERROR_MEMORY. */

@@ -1,0 +1,136 @@
+/* Three ways to bound a box, the best that the budget allows; see ball_call.h. */
+#include "api/ball_call.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+
+enum { MOST_MARGINS = 4096 }; /* outputs among which a largest one is asked for */
+
+/* -------------------------------------------------------------------------------------------------------- planning */
+
+/* Every output in both directions on three tracks costs about ten times a row, every margin five times one. */
+qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds) {
+  const qb_graph *graph = pair->quantized;
+  double row = 0, outputs = (double)qb_shape_elements(&graph->values[graph->outputs[0]].shape);
+  for (qb_node_id id = 0; id < graph->node_count; id++)
+    row += (double)qb_graph_node_macs(graph, id);
+  double work = QB_BALL_RATE * seconds, relax = 10 * outputs * row, decide = 5 * outputs * row;
+  qb_ball_budget budget = {.seconds = seconds, .relaxes = relax <= work};
+  budget.decides = budget.relaxes && outputs <= MOST_MARGINS && relax + decide <= work;
+  budget.hidden_work = work - relax - (budget.decides ? decide : 0);
+  return budget;
+}
+
+static qb_status copy_outputs(const qb_interval *difference, int64_t count, qb_arena *arena, qb_ball_proof *proof,
+                              qb_error *error) {
+  proof->count = count;
+  proof->outputs = qb_arena_alloc(arena, (size_t)count, sizeof *proof->outputs);
+  if (proof->outputs == NULL)
+    return qb_fail_memory(error, "outputs of a ball", (size_t)count * sizeof *proof->outputs);
+  for (int64_t k = 0; k < count; k++)
+    proof->outputs[k] = (qb_output_range){difference[k].lo, difference[k].hi};
+  return QB_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------------- intervals */
+
+/* One output lies above all others in x and in x'. */
+static bool intervals_keep_top(const qb_box_state *y) {
+  const qb_box_track *x = &y->track[QB_TRACK_ORIGINAL], *x_q = &y->track[QB_TRACK_QUANTIZED];
+  int64_t top = 0;
+  for (int64_t k = 1; k < y->count; k++)
+    top = x->lo[k] > x->lo[top] ? k : top;
+  for (int64_t k = 0; k < y->count; k++)
+    if (k != top && !(x->lo[top] > x->hi[k] && x_q->lo[top] > x_q->hi[k]))
+      return false;
+  return y->count > 1;
+}
+
+static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *domain, qb_arena *arena,
+                                    qb_ball_proof *proof, qb_error *error) {
+  qb_box_result box;
+  qb_status status = qb_bound_box(call->pair, domain, &box, error);
+  const qb_box_state *y = status == QB_OK && box.applies ? &box.states[call->pair->quantized->outputs[0]] : NULL;
+  if (y != NULL) {
+    const qb_box_track *d = &y->track[QB_TRACK_DIFFERENCE];
+    qb_interval *difference = qb_arena_alloc(arena, (size_t)y->count, sizeof *difference);
+    for (int64_t k = 0; difference != NULL && k < y->count; k++)
+      difference[k] = (qb_interval){d->lo[k], d->hi[k]};
+    status = difference == NULL ? qb_fail_memory(error, "outputs of a ball", (size_t)y->count * sizeof *difference)
+                                : copy_outputs(difference, y->count, arena, proof, error);
+    proof->method = "interval";
+    proof->keeps_top = intervals_keep_top(y);
+  } else if (status == QB_OK) {
+    snprintf(proof->why, sizeof proof->why, "%s", box.why);
+  }
+  qb_box_result_free(&box);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------- relaxation, bisection */
+
+static qb_ball_settings relaxation_settings(const qb_ball_call *call) {
+  qb_ball_settings settings = qb_ball_settings_default();
+  settings.hidden_work = fmin(settings.hidden_work, call->budget.hidden_work);
+  settings.output = call->output;
+  settings.decide = call->budget.decides;
+  return settings;
+}
+
+static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *domain, qb_arena *arena,
+                                     qb_ball_proof *proof, qb_error *error) {
+  qb_ball ball;
+  qb_ball_settings settings = relaxation_settings(call);
+  qb_status status = qb_bound_ball(call->backward, domain, &settings, &ball, error);
+  if (status == QB_OK && ball.applies) {
+    proof->method = "relaxation";
+    proof->keeps_top = ball.keeps_top && ball.count > 1;
+    proof->hidden_skipped = ball.hidden_skipped;
+    status = copy_outputs(ball.difference, ball.count, arena, proof, error);
+  } else if (status == QB_OK) {
+    snprintf(proof->why, sizeof proof->why, "%s", ball.why);
+  }
+  qb_ball_free(&ball);
+  return status;
+}
+
+static qb_status keep_tree(const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
+  proof->method = refined->parts > 1 ? "bisection" : "relaxation";
+  proof->keeps_top = refined->keeps_top && refined->count > 1;
+  proof->node_count = refined->parts > 1 ? refined->node_count : 0;
+  proof->axis = qb_arena_alloc(arena, (size_t)refined->node_count, sizeof *proof->axis);
+  if (proof->axis == NULL)
+    return qb_fail_memory(error, "cuts of a ball", (size_t)refined->node_count * sizeof *proof->axis);
+  memcpy(proof->axis, refined->axis, (size_t)refined->node_count * sizeof *proof->axis);
+  return copy_outputs(refined->difference, refined->count, arena, proof, error);
+}
+
+static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
+                                    qb_ball_proof *proof, qb_error *error) {
+  qb_refine_settings settings = qb_refine_settings_default();
+  qb_refinement refined;
+  settings.ball = relaxation_settings(call);
+  settings.timeout_seconds = call->budget.seconds;
+  settings.enough = enough;
+  settings.threads = call->threads;
+  qb_status status = qb_bound_refined(call->pair, domain, &settings, &refined, error);
+  if (status == QB_OK && refined.applies)
+    status = keep_tree(&refined, arena, proof, error);
+  else if (status == QB_OK)
+    snprintf(proof->why, sizeof proof->why, "%s", refined.why);
+  qb_refinement_free(&refined);
+  return status;
+}
+
+qb_status qb_ball_prove(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
+                        qb_ball_proof *proof, qb_error *error) {
+  int64_t free_inputs = qb_domain_free_inputs(domain);
+  *proof = (qb_ball_proof){0};
+  if (call->backward == NULL)
+    return prove_by_intervals(call, domain, arena, proof, error);
+  return free_inputs > 0 && free_inputs <= QB_REFINE_INPUTS
+             ? prove_by_bisection(call, domain, enough, arena, proof, error)
+             : prove_by_relaxation(call, domain, arena, proof, error);
+}

@@ -1,0 +1,37 @@
+/* One ball: what is proved on a box of inputs within a budget, and what a search finds there. */
+#ifndef QB_API_BALL_CALL_H
+#define QB_API_BALL_CALL_H
+
+#include "base/arena.h"
+#include "bound/refine.h"
+#include "report/certificate_balls.h"
+
+/* Multiplications that a second is taken for when a budget in seconds is turned into work: slower than any processor
+ * of this kind, the same everywhere, so that certificates do not depend on the machine. */
+#define QB_BALL_RATE 2e9
+
+typedef struct qb_ball_budget {
+  double seconds;
+  bool relaxes;       /* the relaxation of all outputs is affordable */
+  bool decides;       /* so are the margins; else intervals decide */
+  double hidden_work; /* left for hidden layers */
+} qb_ball_budget;
+
+/* Plans for the pair of `backward`; `seconds` as the settings say. */
+qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds);
+
+/* What one ball is bounded with. */
+typedef struct qb_ball_call {
+  const qb_pair *pair;
+  qb_backward *backward; /* NULL when the budget does not allow the relaxation */
+  qb_ball_budget budget;
+  int64_t output; /* -1: all */
+  int threads;
+} qb_ball_call;
+
+/* Bounds a box. `enough`: a bisection may stop at this bound. Results live in `arena`. QB_ERROR_MEMORY,
+ * QB_ERROR_NUMERIC. */
+QB_MUST_CHECK qb_status qb_ball_prove(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
+                                      qb_ball_proof *proof, qb_error *error);
+
+#endif

@@ -1,0 +1,311 @@
+/* Rounds of cuts: each takes the worst parts, cuts them, and bounds the halves in parallel; see refine.h. */
+#include "bound/refine.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+enum { CUTS_A_ROUND = 16 }; /* whatever the number of threads, so that the tree does not depend on it */
+
+/* A node of the tree of cuts. The arrays live in the call's arena. */
+typedef struct part {
+  float *lo, *hi;          /* (inputs) */
+  qb_interval *original;   /* (outputs) */
+  qb_interval *difference; /* (outputs), met with that of the part it was cut from */
+  double *influence;       /* (inputs) */
+  double size;             /* largest |difference| that counts */
+  bool keeps_top;
+  int32_t axis;     /* -1: a leaf */
+  int64_t child[2]; /* indices into parts */
+} part;
+
+typedef struct refine_call {
+  const qb_pair *pair;
+  const qb_refine_settings *settings;
+  int64_t inputs, outputs;
+  qb_backward **backward; /* (threads) */
+  int32_t threads;
+  part *parts; /* (count) */
+  int64_t count, capacity;
+  double deadline;
+  qb_arena arena; /* of parts */
+  qb_refinement *result;
+  qb_error *error;
+} refine_call;
+
+qb_refine_settings qb_refine_settings_default(void) {
+  return (qb_refine_settings){.most_parts = 20000, .ball = qb_ball_settings_default()};
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int64_t qb_domain_free_inputs(const qb_domain *domain) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < domain->count; i++)
+    count += domain->hi[i] > domain->lo[i];
+  return count;
+}
+
+/* ----------------------------------------------------------------------------------------------------- the parts */
+
+static bool new_part(refine_call *call, const float *lo, const float *hi, part *p) {
+  size_t inputs = (size_t)call->inputs, outputs = (size_t)call->outputs;
+  *p = (part){.lo = qb_arena_alloc(&call->arena, inputs, sizeof(float)),
+              .hi = qb_arena_alloc(&call->arena, inputs, sizeof(float)),
+              .influence = qb_arena_alloc(&call->arena, inputs, sizeof(double)),
+              .original = qb_arena_alloc(&call->arena, outputs, sizeof(qb_interval)),
+              .difference = qb_arena_alloc(&call->arena, outputs, sizeof(qb_interval)),
+              .axis = -1};
+  if (p->lo == NULL || p->hi == NULL || p->influence == NULL || p->original == NULL || p->difference == NULL)
+    return false;
+  memcpy(p->lo, lo, inputs * sizeof(float));
+  memcpy(p->hi, hi, inputs * sizeof(float));
+  return true;
+}
+
+static bool reserve(refine_call *call, int64_t more) {
+  if (call->count + more <= call->capacity)
+    return true;
+  int64_t capacity = 2 * (call->capacity + more);
+  part *parts = qb_alloc((size_t)capacity, sizeof *parts);
+  if (parts == NULL)
+    return false;
+  if (call->count > 0)
+    memcpy(parts, call->parts, (size_t)call->count * sizeof *parts);
+  qb_free(call->parts);
+  call->parts = parts;
+  call->capacity = capacity;
+  return true;
+}
+
+static qb_interval meet(qb_interval a, qb_interval b) { return (qb_interval){fmax(a.lo, b.lo), fmin(a.hi, b.hi)}; }
+
+/* What `ball` says about the part, no wider than what was known of the part around it. */
+static void learn(const refine_call *call, const qb_ball *ball, const part *around, part *p) {
+  int64_t only = call->settings->ball.output;
+  for (int64_t k = 0; k < call->outputs; k++) {
+    p->original[k] = ball->original[k];
+    p->difference[k] = ball->difference[k];
+    if (around != NULL) {
+      p->original[k] = meet(p->original[k], around->original[k]);
+      p->difference[k] = meet(p->difference[k], around->difference[k]);
+    }
+    if (only < 0 || only == k)
+      p->size = fmax(p->size, qb_interval_magnitude(p->difference[k]));
+  }
+  memcpy(p->influence, ball->influence, (size_t)call->inputs * sizeof *p->influence);
+  p->keeps_top = ball->keeps_top || (around != NULL && around->keeps_top);
+}
+
+static qb_status bound_part(refine_call *call, int32_t thread, const part *around, part *p, bool *applies,
+                            qb_error *error) {
+  qb_domain domain = {call->inputs, p->lo, p->hi};
+  qb_ball ball;
+  qb_status status = qb_bound_ball(call->backward[thread], &domain, &call->settings->ball, &ball, error);
+  *applies = status == QB_OK && ball.applies;
+  if (*applies)
+    learn(call, &ball, around, p);
+  else if (status == QB_OK)
+    snprintf(call->result->why, sizeof call->result->why, "%s", ball.why); /* the same whichever thread writes it */
+  qb_ball_free(&ball);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------- choosing */
+
+/* The input whose halving promises most, or -1 when the part is too thin to be cut. */
+static int32_t best_axis(const refine_call *call, const part *p) {
+  int32_t best = -1;
+  double most = -1;
+  for (int64_t i = 0; i < call->inputs; i++) {
+    float middle = 0.5F * p->lo[i] + 0.5F * p->hi[i];
+    double gain = p->influence[i] > 0 ? p->influence[i] : 1e-300 * ((double)p->hi[i] - (double)p->lo[i]);
+    if (middle > p->lo[i] && middle < p->hi[i] && gain > most) {
+      most = gain;
+      best = (int32_t)i;
+    }
+  }
+  return best;
+}
+
+/* Inserts a part into the list of the worst so far, which is in order. */
+static void insert(const refine_call *call, int64_t *chosen, int32_t *count, int32_t most, int64_t candidate) {
+  int32_t at = *count;
+  while (at > 0 && call->parts[chosen[at - 1]].size < call->parts[candidate].size)
+    at--;
+  if (at == most)
+    return;
+  *count += *count < most;
+  memmove(chosen + at + 1, chosen + at, (size_t)(*count - at - 1) * sizeof *chosen);
+  chosen[at] = candidate;
+}
+
+/* The leaves to be cut: half of them those with the largest differences, as long as these are not enough, the others
+ * those without a decision. */
+static int32_t choose(const refine_call *call, int64_t chosen[2 * CUTS_A_ROUND]) {
+  int32_t large = 0, undecided = 0, most = call->settings->ball.decide ? CUTS_A_ROUND / 2 : CUTS_A_ROUND;
+  int64_t open[CUTS_A_ROUND];
+  for (int64_t i = 0; i < call->count; i++) {
+    const part *p = &call->parts[i];
+    if (p->axis >= 0 || best_axis(call, p) < 0)
+      continue;
+    if (call->settings->ball.decide && !p->keeps_top)
+      insert(call, open, &undecided, CUTS_A_ROUND - most, i);
+    else if (p->size > call->settings->enough)
+      insert(call, chosen, &large, most, i);
+  }
+  memcpy(chosen + large, open, (size_t)undecided * sizeof *open);
+  return large + undecided;
+}
+
+/* ------------------------------------------------------------------------------------------------------- cutting */
+
+static bool cut(refine_call *call, int64_t index) {
+  part halves[2], *p = &call->parts[index];
+  int32_t axis = best_axis(call, p);
+  float middle = 0.5F * p->lo[axis] + 0.5F * p->hi[axis];
+  for (int side = 0; side < 2; side++) {
+    if (!new_part(call, p->lo, p->hi, &halves[side]))
+      return false;
+    (side == 0 ? halves[side].hi : halves[side].lo)[axis] = middle;
+    p->child[side] = call->count;
+    call->parts[call->count++] = halves[side];
+  }
+  p->axis = axis;
+  return true;
+}
+
+static qb_status bound_halves(refine_call *call, const int64_t *chosen, int32_t count) {
+  qb_status status = QB_OK;
+  bool applies = true;
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (call->threads > 1)
+  for (int32_t i = 0; i < 2 * count; i++) {
+    qb_error own;
+    bool done = false;
+    part *around = &call->parts[chosen[i / 2]], *half = &call->parts[around->child[i % 2]];
+    qb_status outcome = bound_part(call, omp_get_thread_num(), around, half, &done, &own);
+    if (outcome != QB_OK || !done) {
+#pragma omp critical(qb_refine)
+      {
+        applies = applies && done;
+        status = outcome == QB_OK ? status : qb_fail(call->error, outcome, "%s", own.message);
+      }
+    }
+  }
+  call->result->applies = applies;
+  call->result->parts += 2 * count;
+  return status;
+}
+
+static bool out_of_budget(const refine_call *call) {
+  const qb_refine_settings *s = call->settings;
+  return (s->timeout_seconds > 0 && now() > call->deadline) ||
+         (s->most_parts > 0 && call->result->parts >= s->most_parts);
+}
+
+static qb_status refine(refine_call *call) {
+  int64_t chosen[2 * CUTS_A_ROUND];
+  while (call->result->applies && !out_of_budget(call)) {
+    int32_t count = choose(call, chosen);
+    if (count == 0)
+      return QB_OK;
+    if (!reserve(call, 2 * count))
+      return qb_fail_memory(call->error, "parts of a box", (size_t)call->count * sizeof(part));
+    for (int32_t i = 0; i < count; i++)
+      if (!cut(call, chosen[i]))
+        return qb_fail_memory(call->error, "parts of a box", (size_t)call->inputs * sizeof(float));
+    QB_TRY(bound_halves(call, chosen, count));
+  }
+  return QB_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------ the result */
+
+static void write_tree(const refine_call *call, int64_t index, int32_t *axis, int64_t *at) {
+  const part *p = &call->parts[index];
+  axis[(*at)++] = p->axis;
+  for (int side = 0; p->axis >= 0 && side < 2; side++)
+    write_tree(call, p->child[side], axis, at); /* as deep as float32 can be halved: bounded by most_parts */
+}
+
+static qb_status collect(refine_call *call) {
+  qb_refinement *r = call->result;
+  size_t outputs = (size_t)call->outputs;
+  int64_t at = 0;
+  r->count = call->outputs;
+  r->node_count = call->count;
+  r->original = qb_arena_alloc(&r->arena, outputs, sizeof *r->original);
+  r->difference = qb_arena_alloc(&r->arena, outputs, sizeof *r->difference);
+  r->axis = qb_arena_alloc(&r->arena, (size_t)call->count, sizeof *r->axis);
+  if (r->original == NULL || r->difference == NULL || r->axis == NULL)
+    return qb_fail_memory(call->error, "the result of refinement", outputs * sizeof *r->original);
+  for (int64_t k = 0; k < call->outputs; k++)
+    r->original[k] = r->difference[k] = (qb_interval){INFINITY, -INFINITY};
+  r->keeps_top = call->settings->ball.decide;
+  for (int64_t i = 0; i < call->count; i++) {
+    const part *p = &call->parts[i];
+    if (p->axis >= 0)
+      continue;
+    r->keeps_top = r->keeps_top && p->keeps_top;
+    for (int64_t k = 0; k < call->outputs; k++) {
+      r->original[k] = qb_interval_hull(r->original[k], p->original[k]);
+      r->difference[k] = qb_interval_hull(r->difference[k], p->difference[k]);
+    }
+  }
+  write_tree(call, 0, r->axis, &at);
+  return QB_OK;
+}
+
+static qb_status prepare(refine_call *call, const qb_domain *domain) {
+  call->threads = call->settings->threads > 0 ? call->settings->threads : omp_get_max_threads();
+  call->backward = qb_alloc((size_t)call->threads, sizeof(qb_backward *));
+  if (call->backward == NULL || !reserve(call, 1) || !new_part(call, domain->lo, domain->hi, &call->parts[0]))
+    return qb_fail_memory(call->error, "parts of a box", (size_t)call->inputs * sizeof(float));
+  call->count = 1;
+  for (int32_t t = 0; t < call->threads; t++)
+    QB_TRY(qb_backward_create(call->pair, &call->backward[t], call->error));
+  QB_TRY(bound_part(call, 0, NULL, &call->parts[0], &call->result->applies, call->error));
+  call->result->parts = 1;
+  return QB_OK;
+}
+
+qb_status qb_bound_refined(const qb_pair *pair, const qb_domain *domain, const qb_refine_settings *settings,
+                           qb_refinement *refinement, qb_error *error) {
+  *refinement = (qb_refinement){0};
+  qb_arena_init(&refinement->arena);
+  const qb_value *output = &pair->quantized->values[pair->quantized->outputs[0]];
+  refine_call call = {.pair = pair,
+                      .settings = settings,
+                      .inputs = domain->count,
+                      .outputs = (int64_t)qb_shape_elements(&output->shape),
+                      .deadline = now() + settings->timeout_seconds,
+                      .result = refinement,
+                      .error = error};
+  qb_arena_init(&call.arena);
+  qb_status status = prepare(&call, domain);
+  if (status == QB_OK)
+    status = refine(&call);
+  if (status == QB_OK && refinement->applies)
+    status = collect(&call);
+  for (int32_t t = 0; call.backward != NULL && t < call.threads; t++)
+    qb_backward_free(call.backward[t]);
+  qb_free(call.backward);
+  qb_free(call.parts);
+  qb_arena_free(&call.arena);
+  return status;
+}
+
+void qb_refinement_free(qb_refinement *refinement) {
+  if (refinement == NULL)
+    return;
+  qb_arena_free(&refinement->arena);
+  *refinement = (qb_refinement){0};
+}
