@@ -51,8 +51,8 @@ static const struct argp_option certify_options[] = {
      "The inputs are a box from a file: VNNLIB input bounds, or CSV with columns lo0.. hi0..", 0},
     {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
-     "layerwise, elementwise, two_stage, interval, spectral, or all; the smallest bound counts (default: "
-     "layerwise,interval,spectral, which `qbound check` recomputes)",
+     "layerwise, elementwise, two_stage, interval, spectral, bisection, or all; the smallest bound counts (default: "
+     "layerwise,interval,spectral, which `qbound check` recomputes, and bisection where ten inputs or fewer vary)",
      0},
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
@@ -240,6 +240,19 @@ static bool is_reached(const qb_certificate *certificate, const certify_argument
   return reached;
 }
 
+static const char *what_check_does(const qb_certificate *certificate) {
+  static const char *const recomputed[] = {"layerwise", "interval", "spectral", NULL};
+  const char *method = certificate->has_worst_case ? certificate->worst_case.method : NULL;
+  bool known = method == NULL;
+  for (int i = 0; method != NULL && recomputed[i] != NULL; i++)
+    known = known || strcmp(method, recomputed[i]) == 0;
+  if (certificate->has_balls)
+    return "does not recompute balls yet";
+  if (!known)
+    return "does not recompute this method yet";
+  return certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it";
+}
+
 static int report(const qb_certificate *certificate, const certify_arguments *arguments) {
   char *text = NULL;
   qb_error error;
@@ -250,8 +263,7 @@ static int report(const qb_certificate *certificate, const certify_arguments *ar
     cli_progress_end();
     cli_print_certificate(certificate);
     printf("\n%s is written; `qbound check %s %s %s` %s\n", arguments->output, arguments->output, certificate->model,
-           certificate->quantized,
-           certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it");
+           certificate->quantized, what_check_does(certificate));
     code = cli_flush();
   }
   return code == CLI_DONE && !is_reached(certificate, arguments) ? CLI_UNPROVED : code;

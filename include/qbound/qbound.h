@@ -574,9 +574,9 @@ typedef struct qb_certify_settings {
   double lo, hi;          /* QB_DOMAIN_BOX */
   const char *box;        /* QB_DOMAIN_FILE: path */
   int64_t box_row;        /* which data row of a CSV, from 0; default -1: the file must hold one box */
-  const char *methods; /* "layerwise", "elementwise", "two_stage", "interval", "spectral", joined by commas, or "all";
-                        * the smallest bound counts. Default NULL: those that qb_check recomputes: layerwise, interval,
-                        * spectral */
+  const char *methods; /* "layerwise", "elementwise", "two_stage", "interval", "spectral", "bisection" (domains in which
+                        * at most ten inputs vary), joined by commas, or "all"; the smallest bound counts. Default NULL:
+                        * layerwise, interval, spectral, which qb_check recomputes, and bisection */
   int64_t output;      /* the one output element that counts; default -1: all */
   bool search;         /* look for inputs with a large error, which bound the worst case from below; default true */
   const qb_data *data; /* inputs that the search starts from; default NULL */

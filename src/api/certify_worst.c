@@ -1,11 +1,14 @@
 /* The worst case of a certificate: the largest change of an output over a domain, from above by every method (bound/)
  * and from below by a search (search/). */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "api/ball_call.h"
 #include "api/certify_claims.h"
 #include "api/input_domain.h"
 #include "api/model.h"
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/progress.h"
@@ -18,7 +21,12 @@ static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_L
                                                                       QB_BOUND_TWO_STAGE, QB_BOUND_INTERVAL,
                                                                       QB_BOUND_SPECTRAL};
 
-static const char *const default_methods = "layerwise,interval,spectral"; /* what qb_check recomputes */
+/* What qb_check recomputes, and what is far tighter where it applies. */
+static const char *const default_methods = "layerwise,interval,spectral,bisection";
+
+/* Cutting up a box of few inputs is a method of certificates alone: it needs a lower side and a timeout. */
+static const char *const bisection = "bisection";
+#define BISECTION (UINT32_C(1) << QB_BOUND_COUNT)
 
 static qb_status parse_methods(const char *given, uint32_t *methods, qb_error *error) {
   const char *text = given == NULL ? default_methods : given;
@@ -32,11 +40,13 @@ static qb_status parse_methods(const char *given, uint32_t *methods, qb_error *e
       if (all || (strlen(name) == length && strncmp(name, at, length) == 0))
         found |= UINT32_C(1) << known_methods[i];
     }
+    if (all || (strlen(bisection) == length && strncmp(bisection, at, length) == 0))
+      found |= BISECTION;
     if (found == 0)
       return qb_fail(error, QB_ERROR_ARGUMENT,
                      "'%s' is not a method or a list of methods: valid are layerwise, elementwise, two_stage, "
                      "interval, "
-                     "spectral, all",
+                     "spectral, bisection, all",
                      text);
     *methods |= found;
     at = at[length] == ',' ? at + length + 1 : NULL;
@@ -58,20 +68,24 @@ static void name_bound(const qb_method_outcome *outcome, qb_bound_value *value) 
   memcpy(value->why, outcome->bound.why, sizeof value->why);
 }
 
-static void claim_upper(const qb_worst_case *worst, qb_worst_case_claim *claim) {
-  claim->method_count = worst->count;
-  for (int i = 0; i < worst->count; i++)
-    name_bound(&worst->outcomes[i], &claim->methods[i]);
+static void claim_bound(const qb_worst_case *worst, qb_worst_case_claim *claim) {
   claim->proved = worst->proved;
   claim->looseness = INFINITY;
   if (!worst->proved)
     return;
-  claim->method = qb_bound_method_name(worst->method);
   claim->bound = qb_certificate_round_up(qb_worst_case_claimed(worst, qb_magnitude_to_double(worst->bound)));
   qb_magnitude shown = isfinite(claim->bound) ? qb_magnitude_from_double(claim->bound) : worst->bound;
   claim->log10 = qb_magnitude_log10(shown);
   claim->output_range = worst->range_width;
   claim->vacuous = claim->output_range > 0 && claim->bound >= 0.99 * claim->output_range;
+}
+
+static void claim_upper(const qb_worst_case *worst, qb_worst_case_claim *claim) {
+  claim->method_count = worst->count;
+  for (int i = 0; i < worst->count; i++)
+    name_bound(&worst->outcomes[i], &claim->methods[i]);
+  claim_bound(worst, claim);
+  claim->method = worst->proved ? qb_bound_method_name(worst->method) : NULL;
 }
 
 /* ----------------------------------------------------------------------------------------------------------- lower */
@@ -131,6 +145,98 @@ static void claim_lower(const qb_search_result *found, qb_worst_case_claim *clai
     claim->looseness = 0;
 }
 
+/* ------------------------------------------------------------------------------------------------------- bisection */
+
+static void add_method(qb_worst_case_claim *claim, const char *why, double bound) {
+  qb_bound_value *value = &claim->methods[claim->method_count++];
+  *value = (qb_bound_value){.name = bisection,
+                            .applies = why == NULL,
+                            .is_graph = true,
+                            .form = qb_form_name(QB_FORM_PLAIN)};
+  snprintf(value->why, sizeof value->why, "%s", why == NULL ? "" : why);
+  if (why == NULL) {
+    qb_magnitude shown = qb_magnitude_from_double(bound);
+    value->log10 = qb_magnitude_log10(shown);
+    qb_magnitude_print(shown, value->value);
+  }
+}
+
+/* Replaces what the other methods gave. */
+static qb_status adopt(const qb_certifying *c, const qb_ball_proof *proof, double bound) {
+  qb_worst_case *worst = &c->parts->worst;
+  qb_output_range *outputs = qb_alloc((size_t)proof->count, sizeof *outputs);
+  if (outputs == NULL)
+    return qb_fail_memory(c->error, "output ranges", (size_t)proof->count * sizeof *outputs);
+  memcpy(outputs, proof->outputs, (size_t)proof->count * sizeof *outputs);
+  qb_free(worst->outputs);
+  worst->outputs = outputs;
+  worst->bound = qb_magnitude_from_double(bound);
+  worst->proved = true;
+  worst->has_spectral = false;
+  c->parts->cuts = *proof;
+  claim_bound(worst, &c->certificate->worst_case);
+  c->certificate->worst_case.method = proof->node_count > 0 ? bisection : proof->method;
+  return QB_OK;
+}
+
+static qb_status use_proof(const qb_certifying *c, const qb_ball_proof *proof) {
+  qb_worst_case_claim *claim = &c->certificate->worst_case;
+  int64_t only = c->settings->output;
+  double largest = 0;
+  if (proof->method == NULL) {
+    add_method(claim, proof->why, INFINITY);
+    return QB_OK;
+  }
+  for (int64_t k = 0; k < proof->count; k++)
+    if (only < 0 || only == k)
+      largest = fmax(largest, fmax(fabs(proof->outputs[k].lo), fabs(proof->outputs[k].hi)));
+  add_method(claim, NULL, largest);
+  bool better = !claim->proved || qb_magnitude_compare(qb_magnitude_from_double(largest), c->parts->worst.bound) < 0;
+  return better ? adopt(c, proof, largest) : QB_OK;
+}
+
+static qb_status bisect_pair(const qb_certifying *c, const qb_pair *pair) {
+  const qb_domain *domain = &c->parts->domain;
+  qb_ball_call call = {.pair = pair,
+                       .budget = qb_ball_plan(pair, c->settings->timeout_seconds),
+                       .output = c->settings->output,
+                       .threads = c->settings->threads};
+  qb_ball_proof proof;
+  call.budget.decides = false;
+  if (!call.budget.relaxes) {
+    add_method(&c->certificate->worst_case, "the network is too large for the timeout", INFINITY);
+    return QB_OK;
+  }
+  if (!qb_progress_report(c->progress, "cutting up the box", 0, 0))
+    return qb_fail(c->error, QB_ERROR_INTERRUPTED, "certifying was stopped");
+  qb_status status = qb_backward_create(pair, &call.backward, c->error);
+  if (status == QB_OK)
+    status = qb_ball_prove(&call, domain, 1.01 * c->parts->search.lower, &c->parts->arena, &proof, c->error);
+  if (status == QB_OK)
+    status = use_proof(c, &proof);
+  qb_backward_free(call.backward);
+  return status;
+}
+
+/* Named in a list it says why it does not apply; by default it is silent then. */
+static qb_status try_bisection(const qb_certifying *c, uint32_t methods) {
+  int64_t inputs = qb_domain_free_inputs(&c->parts->domain);
+  const qb_graph *graph = &c->quantized->graph;
+  if ((methods & BISECTION) == 0)
+    return QB_OK;
+  if (inputs == 0 || inputs > QB_REFINE_INPUTS || graph->output_count != 1) {
+    if (c->settings->methods != NULL)
+      add_method(&c->certificate->worst_case, "it is for domains in which one to ten inputs vary", INFINITY);
+    return QB_OK;
+  }
+  qb_pair pair = {0};
+  qb_status status = qb_certify_match(c, &pair);
+  if (status == QB_OK)
+    status = bisect_pair(c, &pair);
+  qb_pair_free(&pair);
+  return status;
+}
+
 /* ------------------------------------------------------------------------------------------------------- the claim */
 
 qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair) {
@@ -166,10 +272,11 @@ qb_status qb_certify_worst_case(const qb_certifying *c) {
     return qb_fail_memory(c->error, "the certificate", 64);
   QB_TRY(bound_worst_case(c, methods));
   claim_upper(&c->parts->worst, &c->certificate->worst_case);
-  if (!settings->search)
-    return QB_OK;
-  QB_TRY(search_lower(c));
-  claim_lower(&c->parts->search, &c->certificate->worst_case);
+  if (settings->search)
+    QB_TRY(search_lower(c));
+  QB_TRY(try_bisection(c, methods));
+  if (settings->search)
+    claim_lower(&c->parts->search, &c->certificate->worst_case);
   if (c->certificate->worst_case.proved && c->certificate->worst_case.lower > c->certificate->worst_case.bound)
     return qb_fail(c->error, QB_ERROR_NUMERIC,
                    "%s: an input was found whose error %.17g exceeds the bound %.17g: this is a bug in qbound, please "

@@ -203,6 +203,16 @@ static void add_statistical(const statistical_verdict *verdict, bool has_worst_c
   decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }
 
+/* Balls are not recomputed here: a certificate that claims them is never verified as a whole. */
+static void add_balls(bool has_worst_case, qb_check_report *report) {
+  char before[sizeof report->why], why[sizeof report->why];
+  if (has_worst_case && report->verdict == QB_CHECK_REFUTED)
+    return;
+  snprintf(before, sizeof before, "%s", has_worst_case ? report->why : "");
+  snprintf(why, sizeof why, "%.300s%sthe balls are not recomputed by this version", before, has_worst_case ? "; " : "");
+  decide(report, QB_CHECK_UNKNOWN, why);
+}
+
 static double seconds_now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -221,8 +231,10 @@ qb_status qb_check(const char *certificate, const char *model, const char *quant
   qb_status status = claim_read(certificate, &c, error);
   if (status == QB_OK)
     status = check_claim(&c, paths, report, error);
+  if (status == QB_OK && report->files_match && c.has_balls)
+    add_balls(c.method[0] != '\0', report);
   if (status == QB_OK && report->files_match)
-    add_statistical(&c.statistical, c.method[0] != '\0', report);
+    add_statistical(&c.statistical, c.method[0] != '\0' || c.has_balls, report);
   claim_free(&c);
   omp_set_num_threads(old);
   report->seconds = seconds_now() - start;

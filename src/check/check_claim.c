@@ -174,6 +174,7 @@ static qb_status read_root(const reader *r, const json_t *root) {
       return bad(r, "'models'");
   if (json_object_get(root, "statistical") != NULL)
     QB_TRY(judge_statistical(r->path, json_object_get(root, "statistical"), &r->c->statistical, r->error));
+  r->c->has_balls = json_object_get(root, "balls") != NULL;
   if (json_object_get(root, "worst_case") == NULL)
     return QB_OK;
   QB_TRY(read_domain(r, json_object_get(root, "domain")));

@@ -110,7 +110,7 @@ static json_t *flip(const qb_certified_ball *ball, const qb_ball_details *detail
   return qb_json_put(object, "input", elements <= STORED_INPUT ? floats(details->flip, elements) : json_null());
 }
 
-static json_t *cuts(const qb_ball_proof *proof) {
+json_t *qb_certificate_cuts(const qb_ball_proof *proof) {
   json_t *array = proof->node_count == 0 ? json_null() : json_array();
   for (int64_t i = 0; i < proof->node_count; i++)
     array = qb_json_append(array, json_integer(proof->axis[i]));
@@ -135,7 +135,7 @@ static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details 
   object = qb_json_put(object, "method", qb_json_text(ball->method));
   object = qb_json_put(object, "why", qb_json_text(ball->why[0] == '\0' ? NULL : ball->why));
   object = qb_json_put(object, "flip", flip(ball, details, elements));
-  object = qb_json_put(object, "cuts", cuts(&details->proof));
+  object = qb_json_put(object, "cuts", qb_certificate_cuts(&details->proof));
   return qb_json_put(object, "timing", timing(ball));
 }
 

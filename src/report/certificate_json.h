@@ -14,6 +14,7 @@ typedef struct qb_certificate_parts {
   int64_t output; /* -1: all */
   qb_worst_case worst;
   qb_search_result search;
+  qb_ball_proof cuts; /* of the worst case when bisection proved it: its tree of cuts */
   qb_ball_around around;
 } qb_certificate_parts;
 
