@@ -36,7 +36,7 @@ typedef struct claim {
   double bound;
   int64_t output_count; /* 0: no ranges are claimed */
   range *outputs;       /* (output_count) of R' - R */
-  bool has_balls; /* claimed, and not recomputed here */
+  bool has_balls;       /* claimed, and not recomputed here */
   int64_t layer_count, gate_count;
   claim_layer *layers;
   claim_gate *gates;

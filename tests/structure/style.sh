@@ -8,7 +8,9 @@ wrong() { echo "$1"; bad=1; }
 sources=$(find src cli include tests examples -name '*.[ch]' 2>/dev/null | sort)
 for file in $sources; do
   lines=$(wc -l <"$file")
-  [ "$lines" -le 800 ] || wrong "$file: $lines lines; split it (800 at most)"
+  most=800
+  [ "$file" != include/qbound/qbound.h ] || most=1200 # the public interface is one header
+  [ "$lines" -le $most ] || wrong "$file: $lines lines; split it ($most at most)"
   case $(head -c 2 "$file") in
   '/*') ;;
   *) wrong "$file: opens without a comment that says what it is for" ;;
