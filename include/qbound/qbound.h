@@ -667,9 +667,9 @@ typedef struct qb_statistical_claim {
 } qb_statistical_claim;
 
 typedef enum qb_decision {
-  QB_DECISION_PROVED,  /* at every input of the ball both networks have the same, unique largest output */
-  QB_DECISION_REFUTED, /* at some input, found and evaluated rigorously, they differ in it */
-  QB_DECISION_UNKNOWN
+  QB_DECISION_UNKNOWN,
+  QB_DECISION_PROVED, /* at every input of the ball both networks have the same, unique largest output */
+  QB_DECISION_REFUTED /* at some input, found and evaluated rigorously, they differ in it */
 } qb_decision;
 
 /* "PROVED", "REFUTED", "UNKNOWN" */
