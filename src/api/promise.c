@@ -69,7 +69,7 @@ static qb_status check_promise(const qb_allocate_settings *how, qb_error *error)
 /* The asked domain; [-1, 1] where only a score needs one. */
 static qb_status make_domain(const allocating *a, qb_domain *domain, qb_error *error) {
   const qb_allocate_settings *how = a->planner.how;
-  qb_inputs inputs = {how->domain, how->preprocess, how->lo, how->hi};
+  qb_inputs inputs = {.kind = how->domain, .preprocess = how->preprocess, .lo = how->lo, .hi = how->hi, .box_row = -1};
   if (how->domain == QB_DOMAIN_PIXELS && how->preprocess == NULL && how->promise != QB_PROMISE_CERTIFIED_ERROR)
     inputs = (qb_inputs){.kind = QB_DOMAIN_BOX, .lo = -1, .hi = 1};
   return qb_domain_make(&a->planner.model->graph, &inputs, domain, error);
