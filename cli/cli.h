@@ -34,6 +34,7 @@ int cmd_check(int argc, char **argv);
 int cmd_report(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_train_mlp(int argc, char **argv);
+int cmd_reproduce(int argc, char **argv);
 
 /* ----------------------------------------------------------------------------------------------------- options */
 

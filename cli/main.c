@@ -23,6 +23,7 @@ static const command commands[] = {
     {"certify", "qbound certify", cmd_certify, "prove how close two networks are; write the proof to a file", true},
     {"report", "qbound report", cmd_report, "one page for people: verdict, proofs, accuracy, layers, inputs", false},
     {"check", "qbound check", cmd_check, "verify a certificate with independent code", false},
+    {"reproduce", "qbound reproduce", cmd_reproduce, "the figures of the paper, and what lies beyond them", false},
     {"train-mlp", "qbound train-mlp", cmd_train_mlp, "train a small network to study, from labelled data", false},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -285,3 +285,26 @@ qb_status qb_train_json(const char *path, const qb_train_settings *settings, con
   json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(info->seconds));
   return qb_json_print(qb_json_put(object, "timing", timing), text, error);
 }
+
+static json_t *finding(const qb_reproduce_finding *f) {
+  json_t *object = qb_json_put(json_object(), "figure", qb_json_text(f->figure));
+  object = qb_json_put(object, "subject", qb_json_text(f->subject));
+  object = qb_json_put(object, "paper", qb_json_text(f->paper));
+  return qb_json_put(object, "measured", qb_json_text(f->measured));
+}
+
+qb_status qb_reproduction_json(const qb_reproduction *reproduction, char **text, qb_error *error) {
+  json_t *findings = json_array(), *files = json_array(), *missing = json_array();
+  for (int i = 0; i < reproduction->finding_count; i++)
+    findings = qb_json_append(findings, finding(&reproduction->findings[i]));
+  for (int i = 0; i < reproduction->file_count; i++)
+    files = qb_json_append(files, qb_json_text(reproduction->files[i]));
+  for (int i = 0; i < reproduction->missing_count; i++) {
+    json_t *entry = qb_json_put(json_object(), "path", qb_json_text(reproduction->missing[i].path));
+    missing = qb_json_append(missing, qb_json_put(entry, "how", qb_json_text(reproduction->missing[i].how)));
+  }
+  json_t *object = qb_json_put(qb_json_report("qbound.reproduce/1"), "findings", findings);
+  object = qb_json_put(qb_json_put(object, "files", files), "missing", missing);
+  json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(reproduction->seconds));
+  return qb_json_print(qb_json_put(object, "timing", timing), text, error);
+}

@@ -5,7 +5,7 @@ run
 run --help
 run --version
 run frobnicate
-for command in demo inspect bound quantize measure certify report check train-mlp; do run $command --help; done
+for command in demo inspect bound quantize measure certify report check reproduce train-mlp; do run $command --help; done
 run inspect
 run inspect a.onnx b.onnx
 run inspect --frobnicate a.onnx

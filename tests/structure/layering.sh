@@ -1,6 +1,6 @@
 #!/bin/sh
 # Reads every #include of src/, cli/ and include/ and fails on an arrow that the layering does not allow:
-#   base <- tensor <- graph <- { onnx, data, run, bound } <- quant <- report <- api, qbound.c <- cli
+#   base <- tensor <- graph <- { onnx, data, run, bound } <- quant <- report <- api, qbound.c <- reproduce <- cli
 # Modules in one brace never include each other; bound sees graph, tensor and base alone; the independent checker shares
 # nothing with the engine but the readers; the command sees the public header alone. Each third-party library has its
 # own corner. With no argument the checker is first shown planted mistakes, which it must notice.
@@ -23,6 +23,7 @@ check() { # ROOT: prints the wrong arrows of the tree there, fails if there are 
       allow["quant"] = "quant onnx data run bound graph tensor base"
       allow["report"] = "report quant search stats onnx data run bound graph tensor base"
       allow["api"] = "api train report check search stats quant onnx data run bound graph tensor base"
+      allow["reproduce"] = "reproduce " allow["api"]
       allow["top"] = allow["api"]
       allow["cli"] = "cli"
       # folders or files that may include a third-party header whose name matches
@@ -92,6 +93,8 @@ if [ $# -eq 0 ]; then
   plant src/run/a.c '"quant/quant.h"' 1
   plant src/quant/a.c '"report/json.h"' 1
   plant src/report/a.c '"api/model.h"' 1
+  plant src/reproduce/a.c '"api/model.h"' 0
+  plant src/api/a.c '"reproduce/study.h"' 1
   plant src/new_module/a.c '"base/alloc.h"' 1
   plant cli/main.c '"graph/graph.h"' 1
   plant src/graph/a.c '<protobuf-c/protobuf-c.h>' 1
