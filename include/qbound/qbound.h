@@ -10,6 +10,7 @@
  *   choosing the bits  a width for every layer, so that a promise is kept (qbound/promise.h, included here)
  *   certifying         a statement about two files, with what is needed to prove it again
  *   reporting          all of it as one page for people
+ *   reproducing        the figures of the paper (qbound/reproduce.h, included here)
  *   JSON               every report as the text that `qbound --json` prints
  *
  * The shortest useful program:
@@ -842,51 +843,6 @@ QB_API QB_MUST_CHECK qb_status qb_train_mlp(const qb_data *data, const qb_data *
 QB_API QB_MUST_CHECK qb_status qb_train_json(const char *path, const qb_train_settings *settings,
                                              const qb_train_info *info, char **text, qb_error *error);
 
-/* -------------------------------------------------------------------------------------------- reproducing */
-
-/* The figures of the paper and what lies beyond them (docs/reproduce.md). */
-typedef struct qb_reproduce_settings {
-  const char *name; /* figure1 to figure5, equalization, beyond, or all (default) */
-  const char
-      *output;      /* folder for NAME.csv, NAME.svg and NAME.png, made when missing; default NULL, which is an error */
-  const char *data; /* folder of networks and images; default NULL, which is an error */
-  int64_t samples;  /* images per network; 0 (default): 100 to 2500, by network */
-  bool quick;       /* fewer widths, images and networks; default false */
-  uint64_t seed;    /* of AdaRound and of the search, default 0 */
-  int threads;      /* 0 (default): all cores */
-} qb_reproduce_settings;
-
-/* One number of the paper beside what was measured, as sentences. */
-typedef struct qb_reproduce_finding {
-  const char *figure, *subject, *paper, *measured;
-} qb_reproduce_finding;
-
-/* A network or data set that is not there, and how to get it. */
-typedef struct qb_reproduce_missing {
-  const char *path, *how;
-} qb_reproduce_missing;
-
-/* Everything in it lives until qb_reproduction_free. */
-typedef struct qb_reproduction {
-  int finding_count, file_count, missing_count;
-  const qb_reproduce_finding *findings; /* (finding_count) */
-  const char *const *files;             /* (file_count) written */
-  const qb_reproduce_missing *missing;  /* (missing_count) what was left out for that reason */
-  double seconds;                       /* wall time */
-  void *storage;                        /* private */
-} qb_reproduction;
-
-/* "figure1", .., by index; NULL past the last. */
-QB_API const char *qb_reproduce_name(int index);
-QB_API void qb_reproduce_settings_default(qb_reproduce_settings *settings);
-
-/* Computes and writes. Something missing is not an error: it is listed, and the rest is done. Equal networks, data and
- * settings give equal tables and pictures. QB_ERROR_ARGUMENT, QB_ERROR_IO, and what loading, quantizing, bounding and
- * measuring return. */
-QB_API QB_MUST_CHECK qb_status qb_reproduce(const qb_reproduce_settings *settings, const qb_progress *progress,
-                                            qb_reproduction *reproduction, qb_error *error);
-QB_API void qb_reproduction_free(qb_reproduction *reproduction);
-
 /* --------------------------------------------------------------------------------------------------- JSON */
 
 /* Each report as one line of JSON with a schema name (docs/json.md); release with qb_text_free. Equal reports give
@@ -900,7 +856,6 @@ QB_API QB_MUST_CHECK qb_status qb_quantize_json(const qb_model *quantized, const
                                                 const struct qb_allocation *allocation, const char *output,
                                                 const qb_save_info *save, bool compat, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_bound_report_json(const qb_bound_report *report, char **text, qb_error *error);
-QB_API QB_MUST_CHECK qb_status qb_reproduction_json(const qb_reproduction *reproduction, char **text, qb_error *error);
 QB_API QB_MUST_CHECK qb_status qb_measurement_json(const qb_measurement *measurement, char **text, qb_error *error);
 QB_API void qb_text_free(char *text);
 
@@ -909,5 +864,6 @@ QB_API void qb_text_free(char *text);
 #endif
 
 #include <qbound/promise.h>
+#include <qbound/reproduce.h>
 
 #endif

@@ -1,3 +1,4 @@
+/* Published bounds for every convention, and the figure that compares two of them. */
 #include "reproduce/chain_bounds.h"
 
 #include <math.h>

@@ -1,3 +1,4 @@
+/* A figure built point by point. */
 #include "reproduce/drawing.h"
 
 #include <assert.h>

@@ -66,9 +66,9 @@ static qb_status find(qb_reproducing *r, const depth depths[DEPTHS]) {
     if (depths[i].there)
       used += snprintf(text + used, sizeof text - (size_t)used, "%s1e%.2f for %d layers", used > 0 ? ", " : "",
                        depths[i].gap, qb_study_get(studies[i])->depth);
-  return used == 0
-             ? QB_OK
-             : qb_reproduce_find(r, "perceptrons (MNIST)", "the ratio of the bounds against depth, no number to compare with", "%s", text);
+  return used == 0 ? QB_OK
+                   : qb_reproduce_find(r, "perceptrons (MNIST)",
+                                       "the ratio of the bounds against depth, no number to compare with", "%s", text);
 }
 
 static qb_status measure_depths(qb_reproducing *r, depth depths[DEPTHS], qb_drawing *drawing) {

@@ -1,3 +1,4 @@
+/* The table of networks. */
 #include "reproduce/study.h"
 
 #include <stdio.h>

@@ -14,6 +14,14 @@ print_json() { # COMMAND: one JSON object
   check) "$QBOUND" check c.json digits.onnx w4.onnx --json ;;
   report) "$QBOUND" report digits.onnx w4.onnx --data digits:10 --preprocess unit --sensitivity 0 -o r.html --json ;;
   train-mlp) "$QBOUND" train-mlp --layers 2 --width 8 --epochs 1 --data digits:60:1 -o mlp.onnx --json ;;
+  reproduce)
+    mkdir -p data/mnist
+    for layers in 5 7 9 11; do
+      "$QBOUND" train-mlp --layers $layers --width 8 --epochs 1 --data digits:60:1 -o data/mnist/mlp${layers}_mnist.onnx \
+        >train.log || return 1
+    done
+    "$QBOUND" reproduce figure5 --data data -o figures --json
+    ;;
   *) fail "say here how to make qbound $1 print JSON, in a second or two" ;;
   esac
 }

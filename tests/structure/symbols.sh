@@ -3,7 +3,7 @@
 # prints, exits or changes the rounding mode.
 set -eu
 library=$QBOUND_BUILD/libqbound.so
-header="include/qbound/qbound.h include/qbound/promise.h"
+header="include/qbound/qbound.h include/qbound/promise.h include/qbound/reproduce.h"
 bad=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
