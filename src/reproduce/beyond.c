@@ -8,7 +8,7 @@
 #include "api/open_data.h"
 #include "base/alloc.h"
 #include "base/error.h"
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 #include "search/search.h"
 
 typedef struct subject {

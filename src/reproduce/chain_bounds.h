@@ -4,7 +4,7 @@
 #ifndef QB_REPRODUCE_CHAIN_BOUNDS_H
 #define QB_REPRODUCE_CHAIN_BOUNDS_H
 
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 
 typedef enum qb_chain_bound {
   QB_CHAIN_PRIOR,

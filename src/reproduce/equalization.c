@@ -5,7 +5,7 @@
 #include "api/model.h"
 #include "base/error.h"
 #include "graph/pass_equalize.h"
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 
 enum { KINDS = 3, WIDTHS = 2, SHOWN = 1 }; /* SHOWN: the width in the picture */
 static const char *const kinds[KINDS] = {"none", "range", "l1"};

@@ -5,7 +5,7 @@
 #include "api/model.h"
 #include "base/error.h"
 #include "bound/chain.h"
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 
 /* What the theorems read: r, and r_conv = (prod_k r_k / min_k r_k)^(1/(L-1)). Logarithms: for a picture, not a proof.
  */

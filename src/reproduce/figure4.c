@@ -4,7 +4,7 @@
 
 #include "api/model.h"
 #include "base/error.h"
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 
 typedef struct way {
   const char *name, *scheme, *granularity; /* the first in the legend, the others in the table */

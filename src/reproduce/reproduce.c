@@ -1,5 +1,5 @@
 /* qb_reproduce: the figures in order, with one progress for all. */
-#include "reproduce/reproduce.h"
+#include "reproduce/reproducing.h"
 
 #include <errno.h>
 #include <stdarg.h>

@@ -1,8 +1,8 @@
 /* What the figures share: the run they belong to, networks that are loaded once, tables, pictures and findings.
  *
  * One figure is one file and one function. What is missing is noted, and the rest still runs. */
-#ifndef QB_REPRODUCE_REPRODUCE_H
-#define QB_REPRODUCE_REPRODUCE_H
+#ifndef QB_REPRODUCE_REPRODUCING_H
+#define QB_REPRODUCE_REPRODUCING_H
 
 #include "base/arena.h"
 #include "base/file.h"
