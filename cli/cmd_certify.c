@@ -26,6 +26,7 @@ enum {
   KEY_STATISTICAL,
   KEY_CONFIDENCE,
   KEY_CANDIDATES,
+  KEY_LAYERWISE,
   KEY_REFERENCE,
   KEY_LABELS,
   KEY_OFFSET,
@@ -76,6 +77,11 @@ static const struct argp_option certify_options[] = {
     {"candidates", KEY_CANDIDATES, "K", 0,
      "How many quantized networks were tried on these inputs, this one included (default 1); the limits allow for it",
      0},
+    {"layerwise-statistics", KEY_LAYERWISE, NULL, 0,
+     "With --statistical: how errors arise layer by layer, an estimate; for stochastic rounding also a guarantee "
+     "before "
+     "the draw",
+     0},
     {"reference", KEY_REFERENCE, NULL, 0, "For --statistical run plain loops in double precision (slow)", 0},
     {"labels", KEY_LABELS, "FILE", 0, "Labels of --statistical, where they are not found beside the data", 0},
     {"label-offset", KEY_OFFSET, "N", 0, "Class of the network = label + N (1 where class 0 is the background)", 0},
@@ -90,6 +96,8 @@ static void check_arguments(struct argp_state *state, certify_arguments *argumen
     argp_error(state, "which MODEL and which OTHER?");
   if (arguments->output == NULL)
     argp_error(state, "where does the certificate go? Say -o CERT.json");
+  if (settings->layerwise && arguments->statistical.path == NULL)
+    argp_error(state, "--layerwise-statistics of which inputs? Say --statistical DATA");
   settings->worst_case =
       arguments->has_domain || (arguments->statistical.path == NULL && arguments->around.path == NULL);
   if (arguments->around.path != NULL && settings->radius_count == 0)
@@ -163,6 +171,7 @@ static error_t parse_statistical(int key, char *text, struct argp_state *state, 
   case KEY_STATISTICAL: statistical->path = text; return 0;
   case KEY_CONFIDENCE: settings->confidence = parse_confidence(state, text); return 0;
   case KEY_CANDIDATES: settings->candidates = cli_parse_integer(state, "--candidates", text, 1, LLONG_MAX); return 0;
+  case KEY_LAYERWISE: settings->layerwise = true; return 0;
   case KEY_REFERENCE: settings->reference = true; return 0;
   case KEY_LABELS: statistical->labels = text; return 0;
   case KEY_OFFSET:

@@ -112,6 +112,48 @@ static void print_sharing(const qb_statistical_claim *claim) {
            (long long)claim->calibration_samples);
 }
 
+static void print_layers(const qb_layerwise_statistics *claim) {
+  cli_table table;
+  cli_table_begin(&table, "lrrrr");
+  cli_table_cell(&table, "layer");
+  cli_table_cell(&table, "X, passes on");
+  cli_table_cell(&table, "Y, adds");
+  cli_table_cell(&table, "mean error");
+  cli_table_cell(&table, "recursion");
+  for (int i = 0; i < claim->layer_count; i++) {
+    const qb_layer_statistics_claim *layer = &claim->layers[i];
+    cli_table_cell(&table, "%s", layer->node);
+    cli_table_cell(&table, "%.3g +- %.2g", layer->ratio_mean, layer->ratio_deviation);
+    cli_table_cell(&table, "%.3g +- %.2g", layer->change_mean, layer->change_deviation);
+    cli_table_cell(&table, "%.4g", layer->difference_mean);
+    cli_table_cell(&table, "%.4g", layer->limit);
+  }
+  cli_table_end(&table);
+}
+
+static void print_guarantee(const qb_layerwise_statistics *claim) {
+  if (!claim->guaranteed) {
+    printf("  no guarantee before the draw: %s\n", claim->why_not);
+    return;
+  }
+  printf("\nGuarantee, for each of the first %lld inputs alone, before the seed of the stochastic rounding is drawn:\n",
+         (long long)claim->inputs);
+  printf("  with probability %.10g over that draw the change of the output has a norm of at most %.5g for the first\n"
+         "  (with this seed it was %.5g), at most %.5g for any of them; %lld exceed theirs\n",
+         1 - claim->delta, error_up(claim->guarantee_first), claim->first_measured, error_up(claim->guarantee_largest),
+         (long long)claim->guarantee_above);
+}
+
+static void print_layerwise(const qb_layerwise_statistics *claim) {
+  printf("\nEstimate, layer by layer (l2 norms; moments of these inputs, so nothing here is guaranteed):\n");
+  print_layers(claim);
+  printf("  the change of the output exceeds %.5g with an estimated probability of at most %.10g (Cantelli)\n",
+         error_up(claim->bound), claim->delta);
+  printf("  measured: a share of at most %.10g exceeds %.5g, the largest is %.5g; %lld exceed the estimate\n",
+         claim->delta, claim->measured_quantile, claim->measured_max, (long long)claim->above);
+  print_guarantee(claim);
+}
+
 void cli_print_statistical(const qb_statistical_claim *claim) {
   char share[PERCENT_TEXT];
   printf("\nWith %.10g %% confidence, for inputs drawn like the %lld held-out ones (all of this together):\n",
@@ -124,4 +166,6 @@ void cli_print_statistical(const qb_statistical_claim *claim) {
   print_classes(claim);
   print_sharing(claim);
   print_needs(claim);
+  if (claim->layerwise != NULL)
+    print_layerwise(claim->layerwise);
 }

@@ -584,6 +584,7 @@ typedef struct qb_certify_settings {
   const qb_data *statistical; /* held-out inputs: also claim what they show about fresh ones; default NULL */
   double confidence;          /* of the statistical claim, in (0, 1); default 0.99 */
   int64_t candidates;         /* quantized networks that were tried on these inputs, this one included; default 1 */
+  bool layerwise;             /* also fill qb_layerwise_statistics (layerwise.h) on them; default false */
   bool reference;             /* run plain loops in double on them instead of float32; default false */
   uint64_t seed;              /* of the search; default 0 */
   const qb_data *around;  /* centres of balls: bound the change of outputs around each of these inputs; default NULL */
@@ -665,6 +666,7 @@ typedef struct qb_statistical_claim {
   int64_t class_count;
   qb_class_claim *classes; /* (class_count) those with enough inputs, by index; one claim together */
   qb_sample_need needs[QB_NEED_LIMIT];
+  struct qb_layerwise_statistics *layerwise; /* beside the claims, shares nothing of their confidence; may be NULL */
 } qb_statistical_claim;
 
 typedef enum qb_decision {
@@ -863,6 +865,7 @@ QB_API void qb_text_free(char *text);
 }
 #endif
 
+#include <qbound/layerwise.h>
 #include <qbound/promise.h>
 #include <qbound/reproduce.h>
 

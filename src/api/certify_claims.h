@@ -2,6 +2,7 @@
 #ifndef QB_API_CERTIFY_CLAIMS_H
 #define QB_API_CERTIFY_CLAIMS_H
 
+#include "data/dataset.h"
 #include "graph/pair.h"
 #include "report/certificate_json.h"
 
@@ -38,5 +39,9 @@ extern qb_certify_fault qb_certify_fault_planted;
 /* What held-out inputs show about fresh ones, after refusing duplicates and inputs that made the quantized network
  * (certify_statistical.c). */
 QB_MUST_CHECK qb_status qb_certify_statistical(const qb_certifying *c);
+
+/* How errors arise layer by layer on the inputs of the statistical claim, which is set already
+ * (certify_layerwise.c). */
+QB_MUST_CHECK qb_status qb_certify_layerwise(const qb_certifying *c, const qb_dataset *dataset);
 
 #endif

@@ -55,7 +55,7 @@ static qb_status claim_with(const qb_certifying *c, const qb_dataset *dataset) {
   claim->calibration_samples = facts.calibration_samples;
   claim->in_double = c->settings->reference;
   c->certificate->has_statistical = true;
-  return QB_OK;
+  return c->settings->layerwise ? qb_certify_layerwise(c, dataset) : QB_OK;
 }
 
 qb_status qb_certify_statistical(const qb_certifying *c) {

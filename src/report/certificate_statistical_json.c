@@ -66,6 +66,77 @@ static json_t *needs(const qb_statistical_claim *claim) {
   return array;
 }
 
+/* ------------------------------------------------------------------------------------------------------ layerwise */
+
+static json_t *estimated_layers(const qb_layerwise_statistics *claim) {
+  json_t *array = json_array();
+  for (int i = 0; i < claim->layer_count; i++) {
+    const qb_layer_statistics_claim *layer = &claim->layers[i];
+    json_t *object = qb_json_put(json_object(), "node", qb_json_text(layer->node));
+    object = qb_json_put(object, "ratio_mean", qb_json_real(layer->ratio_mean));
+    object = qb_json_put(object, "ratio_deviation", qb_json_real(layer->ratio_deviation));
+    object = qb_json_put(object, "change_mean", qb_json_real(layer->change_mean));
+    object = qb_json_put(object, "change_deviation", qb_json_real(layer->change_deviation));
+    object = qb_json_put(object, "difference_mean", qb_json_real(layer->difference_mean));
+    array = qb_json_append(array, qb_json_put(object, "limit", qb_json_real(layer->limit)));
+  }
+  return array;
+}
+
+static json_t *guarantee_statement(const qb_layerwise_statistics *claim) {
+  char text[320];
+  snprintf(text, sizeof text,
+           "for each of the first %lld inputs alone: before the seed is drawn, the probability over the draw of the "
+           "rounding that the l2 norm of the change of the output exceeds that input's bound is at most %.9g",
+           (long long)claim->inputs, qb_certificate_round_up(claim->delta));
+  return json_string(text);
+}
+
+/* What holds for stochastic rounding before the draw; null for other networks, for which `why_not` has the reason. */
+static json_t *guarantee(const qb_layerwise_statistics *claim) {
+  json_t *array = json_array();
+  if (!claim->guaranteed) {
+    json_decref(array);
+    return json_null();
+  }
+  for (int i = 0; i < claim->rounded_count; i++) {
+    const qb_rounding_claim *layer = &claim->rounded[i];
+    json_t *object = qb_json_put(json_object(), "node", qb_json_text(layer->node));
+    object = qb_json_put(object, "sigma", qb_json_real(layer->sigma));
+    array = qb_json_append(array, qb_json_put(object, "factor", qb_json_real(layer->factor)));
+  }
+  json_t *object = qb_json_put(json_object(), "kind", json_string("guarantee"));
+  object = qb_json_put(object, "statement", guarantee_statement(claim));
+  object = qb_json_put(object, "delta", qb_json_real(qb_certificate_round_up(claim->delta)));
+  object = qb_json_put(object, "inputs", json_integer(claim->inputs));
+  object = qb_json_put(object, "bound_first", qb_json_real(claim->guarantee_first));
+  object = qb_json_put(object, "bound", qb_json_real(claim->guarantee_largest));
+  object = qb_json_put(object, "measured_first", qb_json_real(claim->first_measured));
+  object = qb_json_put(object, "above", json_integer(claim->guarantee_above));
+  return qb_json_put(object, "layers", array);
+}
+
+static json_t *layerwise(const qb_layerwise_statistics *claim) {
+  json_t *object = qb_json_put(json_object(), "kind", json_string("estimate"));
+  object = qb_json_put(object, "statement",
+                       json_string("with the true moments the l2 norm of the change of the output would exceed `bound` "
+                                   "with a probability of at most `delta`; these are moments of a sample: an estimate, "
+                                   "not a guarantee"));
+  object = qb_json_put(object, "delta", qb_json_real(claim->delta));
+  object = qb_json_put(object, "bound", qb_json_real(claim->bound));
+  object = qb_json_put(object, "chain_mean", qb_json_real(claim->chain_mean));
+  object = qb_json_put(object, "chain_deviation", qb_json_real(claim->chain_deviation));
+  object = qb_json_put(object, "recursion", qb_json_real(claim->recursion));
+  object = qb_json_put(object, "measured_quantile", qb_json_real(claim->measured_quantile));
+  object = qb_json_put(object, "measured_max", qb_json_real(claim->measured_max));
+  object = qb_json_put(object, "above", json_integer(claim->above));
+  object = qb_json_put(object, "layers", estimated_layers(claim));
+  object = qb_json_put(object, "stochastic_rounding", guarantee(claim));
+  return qb_json_put(object, "why_not", qb_json_text(claim->guaranteed ? NULL : claim->why_not));
+}
+
+/* ------------------------------------------------------------------------------------------------------ the object */
+
 json_t *qb_certificate_statistical(const qb_statistical_claim *claim) {
   json_t *object = qb_json_put(json_object(), "confidence", qb_json_real(claim->confidence));
   object = qb_json_put(object, "n", json_integer(claim->n));
@@ -90,5 +161,6 @@ json_t *qb_certificate_statistical(const qb_statistical_claim *claim) {
                        claim->has_classes ? json_string(claim->classes_are_labels ? "label" : "float decision")
                                           : json_null());
   object = qb_json_put(object, "classes", classes(claim));
-  return qb_json_put(object, "needs", needs(claim));
+  object = qb_json_put(object, "needs", needs(claim));
+  return claim->layerwise != NULL ? qb_json_put(object, "layerwise", layerwise(claim->layerwise)) : object;
 }

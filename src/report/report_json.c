@@ -2,6 +2,7 @@
 #include "report/report_json.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "report/allocation_json.h"
 #include "report/json.h"
@@ -145,6 +146,15 @@ static json_t *put_calibration(json_t *report, const qb_quantize_settings *setti
 
 qb_status qb_report_settings(const qb_quantize_settings *settings, char **text, qb_error *error) {
   return qb_json_print(quantize_settings(settings), text, error);
+}
+
+bool qb_report_settings_have(const char *text, const char *key, const char *value) {
+  json_t *settings = json_loads(text, 0, NULL);
+  json_t *found = json_object_get(settings, key);
+  bool have =
+      found != NULL && (value == NULL || (json_is_string(found) && strcmp(json_string_value(found), value) == 0));
+  json_decref(settings);
+  return have;
 }
 
 qb_status qb_report_quantize(const char *model, const qb_quantize_settings *settings, const qb_quantize_info *info,

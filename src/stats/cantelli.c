@@ -178,3 +178,94 @@ qb_status qb_hoeffding_radius(double step, double input_norm, int64_t outputs, d
   arb_clear(factor);
   return QB_OK;
 }
+
+/* ----------------------------------------------------------------------------------------- stochastic rounding */
+
+/* value = sqrt(number factor) */
+static void root_of(arb_t value, int64_t number, double factor) {
+  arb_t other;
+  arb_init(other);
+  arb_set_si(value, number);
+  arb_set_d(other, factor);
+  arb_mul(value, value, other, PRECISION);
+  arb_sqrt(value, value, PRECISION);
+  arb_clear(other);
+}
+
+/* value = log(number / d) */
+static void log_of(arb_t value, int64_t number, double d) {
+  arb_t other;
+  arb_init(other);
+  arb_set_si(value, number);
+  arb_set_d(other, d);
+  arb_div(value, value, other, PRECISION);
+  arb_log(value, value, PRECISION);
+  arb_clear(other);
+}
+
+/* Hoeffding at every output and a union bound: sqrt(m sum s_c^2 log(2 N / d) / 2). */
+static double factor_of_union(const qb_rounded_layer *l, double d) {
+  arb_t value, factor;
+  arb_init(value);
+  arb_init(factor);
+  root_of(value, l->overlap, l->step_squares);
+  log_of(factor, 2 * l->outputs, d);
+  arb_mul_2exp_si(factor, factor, -1);
+  arb_sqrt(factor, factor, PRECISION);
+  arb_mul(value, value, factor, PRECISION);
+  double result = qb_round_up(value);
+  arb_clear(value);
+  arb_clear(factor);
+  return result;
+}
+
+/* The norm is a convex function of the draws: sqrt(m) (sqrt(sum s_c^2) / 2 + s sqrt(2 log(1 / d))). */
+static double factor_of_norm(const qb_rounded_layer *l, double d) {
+  arb_t mean, value, factor;
+  arb_init(mean);
+  arb_init(value);
+  arb_init(factor);
+  root_of(mean, l->overlap, l->step_squares);
+  arb_mul_2exp_si(mean, mean, -1);
+  log_of(value, 1, d);
+  arb_mul_si(value, value, 2 * l->overlap, PRECISION);
+  arb_sqrt(value, value, PRECISION);
+  arb_set_d(factor, l->largest_step);
+  arb_mul(value, value, factor, PRECISION);
+  arb_add(value, value, mean, PRECISION);
+  double result = qb_round_up(value);
+  arb_clear(mean);
+  arb_clear(value);
+  arb_clear(factor);
+  return result;
+}
+
+/* |entries| <= s, whatever is drawn (Schur): times s, the root of row times column. */
+static double factor_of_size(const qb_rounded_layer *l, double size) {
+  arb_t value, factor;
+  arb_init(value);
+  arb_init(factor);
+  arb_set_si(value, l->row);
+  arb_mul_si(value, value, l->column, PRECISION);
+  arb_sqrt(value, value, PRECISION);
+  arb_set_d(factor, size);
+  arb_mul(value, value, factor, PRECISION);
+  arb_set_d(factor, l->largest_step);
+  arb_mul(value, value, factor, PRECISION);
+  double result = qb_round_up(value);
+  arb_clear(value);
+  arb_clear(factor);
+  return result;
+}
+
+qb_status qb_rounding_factor(const qb_rounded_layer *layer, double probability, double *factor, qb_error *error) {
+  bool counts = layer->outputs > 0 && layer->outputs < INT64_MAX / 2 && layer->overlap > 0 &&
+                layer->overlap < INT64_MAX / 2 && layer->row > 0 && layer->column > 0;
+  if (!counts || !is_finite_not_negative(layer->step_squares) || !is_finite_not_negative(layer->largest_step) ||
+      !is_finite_not_negative(layer->impurity) || !is_probability(probability))
+    return qb_fail(error, QB_ERROR_ARGUMENT, "stochastic rounding: a layer's numbers are out of range");
+  double drawn = fmin(factor_of_union(layer, probability), factor_of_norm(layer, probability));
+  drawn = fmin(drawn, factor_of_size(layer, 1));
+  *factor = layer->impurity > 0 ? nextafter(drawn + factor_of_size(layer, layer->impurity), INFINITY) : drawn;
+  return QB_OK;
+}

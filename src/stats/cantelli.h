@@ -42,4 +42,21 @@ QB_MUST_CHECK qb_status qb_sample_moments(const double *values, int64_t n, doubl
 QB_MUST_CHECK qb_status qb_hoeffding_radius(double step, double input_norm, int64_t outputs, double probability,
                                             double *radius, qb_error *error);
 
+/* A layer whose weights are rounded stochastically, as seen before the draw: dW S for a fixed S, all outputs at once.
+ * Every weight moves by s_c (b - p), b one of 0 and 1 with mean p, all independent, and by at most `impurity` s_c that
+ * may depend on the draw. */
+typedef struct qb_rounded_layer {
+  double step_squares; /* >= sum of s_c^2 over the output channels of a group, the largest group's */
+  double largest_step; /* >= every s_c */
+  int64_t outputs;     /* elements of the output */
+  int64_t overlap;     /* windows that an element of the input can lie in, at most */
+  int64_t row, column; /* entries of the layer's matrix in a row, and in a column, at most */
+  double impurity;     /* >= 0 */
+} qb_rounded_layer;
+
+/* *factor: P(||dW S||_2 > factor ||S||_2) <= probability over the draw, for any fixed S: the least of three bounds
+ * (docs/bounds.md, section 3f), none of which depends on the draw. */
+QB_MUST_CHECK qb_status qb_rounding_factor(const qb_rounded_layer *layer, double probability, double *factor,
+                                           qb_error *error);
+
 #endif

@@ -144,6 +144,29 @@ static void stochastic_rounding_stays_within_hoeffding(void **state) {
   assert_true(above > 0);
 }
 
+/* The least of the three bounds, each in a case where it is the least; two are checked by hand. */
+static void rounding_factors_are_the_least_of_three(void **state) {
+  (void)state;
+  double factor;
+  qb_rounded_layer layer = {1.0, 1.0, 1, 1, 1000000, 1, 0}; /* one output: Hoeffding */
+  assert_int_equal(qb_rounding_factor(&layer, 0.5, &factor, NULL), QB_OK);
+  assert_true(factor >= sqrt(log(4.0) / 2) && factor <= sqrt(log(4.0) / 2) * (1 + 1e-12));
+  layer = (qb_rounded_layer){400.0, 1.0, 400, 1, 1000, 400, 0}; /* many: the norm */
+  assert_int_equal(qb_rounding_factor(&layer, 0.01, &factor, NULL), QB_OK);
+  double norm = 10 + sqrt(2 * log(100.0));
+  assert_true(factor >= norm * (1 - 1e-15) && factor <= norm * (1 + 1e-12));
+  layer.overlap = 9;
+  assert_int_equal(qb_rounding_factor(&layer, 0.01, &factor, NULL), QB_OK);
+  assert_true(factor >= 3 * norm * (1 - 1e-15) && factor <= 3 * norm * (1 + 1e-12));
+  layer = (qb_rounded_layer){1.0, 1.0, 1, 1, 1, 1, 0.25}; /* one weight: its size, and what is no draw */
+  assert_int_equal(qb_rounding_factor(&layer, 1e-6, &factor, NULL), QB_OK);
+  assert_true(factor >= 1.25 && factor <= 1.25 + 1e-12);
+  qb_error error;
+  assert_int_equal(qb_rounding_factor(&layer, 0, &factor, &error), QB_ERROR_ARGUMENT);
+  layer.overlap = 0;
+  assert_int_equal(qb_rounding_factor(&layer, 0.1, &factor, &error), QB_ERROR_ARGUMENT);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_limit_is_attained),
@@ -153,6 +176,7 @@ int main(void) {
       cmocka_unit_test(chains_are_rounded_up),
       cmocka_unit_test(sample_moments_do_not_cancel),
       cmocka_unit_test(stochastic_rounding_stays_within_hoeffding),
+      cmocka_unit_test(rounding_factors_are_the_least_of_three),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
