@@ -584,7 +584,7 @@ typedef struct qb_certify_settings {
   const qb_data *statistical; /* held-out inputs: also claim what they show about fresh ones; default NULL */
   double confidence;          /* of the statistical claim, in (0, 1); default 0.99 */
   int64_t candidates;         /* quantized networks that were tried on these inputs, this one included; default 1 */
-  bool layerwise;             /* also fill qb_layerwise_statistics (layerwise.h) on them; default false */
+  bool layerwise;             /* also fill qb_layerwise_statistics (layer_statistics.h) on them; default false */
   bool reference;             /* run plain loops in double on them instead of float32; default false */
   uint64_t seed;              /* of the search; default 0 */
   const qb_data *around;  /* centres of balls: bound the change of outputs around each of these inputs; default NULL */
@@ -865,7 +865,7 @@ QB_API void qb_text_free(char *text);
 }
 #endif
 
-#include <qbound/layerwise.h>
+#include <qbound/layer_statistics.h>
 #include <qbound/promise.h>
 #include <qbound/reproduce.h>
 

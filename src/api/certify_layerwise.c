@@ -181,8 +181,10 @@ static const char *why_not_stochastic(const qb_certifying *c) {
       qb_report_settings_have(settings, "bias_absorption", NULL) ||
       qb_report_settings_have(settings, "bias_correction", NULL) ||
       qb_report_settings_have(settings, "activation_bits", NULL) ||
-      qb_onnx_metadata(document, "qbound.calibration") != NULL)
-    return "the quantized file is more than stochastically rounded weights: preparation, calibration or activations";
+      qb_onnx_metadata(document, "qbound.calibration") != NULL ||
+      qb_onnx_metadata(document, "qbound.verification") != NULL)
+    return "the quantized file is more than stochastically rounded weights: preparation, calibration, a promise or "
+           "activations";
   return NULL;
 }
 

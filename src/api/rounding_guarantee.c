@@ -95,11 +95,36 @@ static int32_t count_activations(const qb_graph *graph, const qb_node *node) {
   return count;
 }
 
+/* A layer that took part in the draw. */
+static bool is_rounded(const qb_pair *pair, qb_node_id n, qb_linear *linear) {
+  const qb_graph *graph = pair->quantized;
+  return pair->value[graph->nodes[n].output] != QB_NONE && qb_graph_linear(graph, n, linear) &&
+         graph->values[linear->weight].codes != NULL;
+}
+
+/* Plans with several widths may come from a search that looked at what was drawn. */
+static bool has_one_width(const qb_pair *pair) {
+  const qb_graph *graph = pair->quantized;
+  int32_t bits = 0;
+  qb_linear linear;
+  for (qb_node_id n = 0; n < graph->node_count; n++) {
+    if (!is_rounded(pair, n, &linear))
+      continue;
+    int32_t mine = graph->values[linear.weight].codes->bits;
+    if (bits != 0 && mine != bits)
+      return false;
+    bits = mine;
+  }
+  return true;
+}
+
 static void check_nodes(const guaranteeing *g) {
   const qb_pair *pair = g->pair;
   const qb_graph *graph = pair->quantized;
   if (pair->clip_differences > 0 || pair->operand_differences > 0 || pair->absorbed > 0 || pair->rescaled != NULL)
     refuse(g, graph->nodes[0].name, "and others: more than weights differs between the two networks");
+  if (!has_one_width(pair))
+    refuse(g, graph->nodes[0].name, "and others have several widths: which, may have been chosen after a draw");
   for (qb_node_id n = 0; n < graph->node_count; n++) {
     const qb_node *node = &graph->nodes[n];
     qb_linear ours, theirs;
@@ -151,12 +176,6 @@ static qb_status layer_factor(const guaranteeing *g, qb_node_id n, const qb_line
                             .impurity = impurity_of(codes->bits)};
   describe_steps(codes, linear, &layer);
   return qb_rounding_factor(&layer, g->guarantee->share, &g->guarantee->factor[n], g->error);
-}
-
-static bool is_rounded(const qb_pair *pair, qb_node_id n, qb_linear *linear) {
-  const qb_graph *graph = pair->quantized;
-  return pair->value[graph->nodes[n].output] != QB_NONE && qb_graph_linear(graph, n, linear) &&
-         graph->values[linear->weight].codes != NULL;
 }
 
 static qb_status find_factors(const guaranteeing *g, double probability) {

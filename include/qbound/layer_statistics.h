@@ -1,8 +1,8 @@
 /* qbound: how errors arise layer by layer on held-out inputs. Part of qbound.h, which includes it.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#ifndef QBOUND_LAYERWISE_H
-#define QBOUND_LAYERWISE_H
+#ifndef QBOUND_LAYER_STATISTICS_H
+#define QBOUND_LAYER_STATISTICS_H
 
 #include <stdbool.h>
 #include <stdint.h>
