@@ -55,6 +55,8 @@ static bool never_clips(const qb_value *before, const qb_codes *codes) {
   double most = ldexp(1, codes->bits - codes->is_signed) - 1, least = codes->is_signed ? -most : 0;
   for (size_t i = 0; i < qb_shape_elements(&before->shape); i++) {
     size_t c = scale_index(codes, &before->shape, i);
+    if (w[i] == 0) /* never moves; a row of zeros has the smallest scale there is */
+      continue;
     double zero = codes->zero_point != NULL ? (double)codes->zero_point[c] : 0, scale = (double)codes->scale[c];
     double code = (double)w[i] / scale + zero;
     if (!(scale >= 0x1p-100 && code <= most && code >= least))

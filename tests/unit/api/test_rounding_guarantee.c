@@ -269,6 +269,44 @@ static void other_changes_are_refused(void **state) {
   qb_graph_free(&graph);
 }
 
+/* A row of zeros, as a padding shortcut has them, never moves and is no reason to refuse. */
+static void rows_of_zeros_are_accepted(void **state) {
+  (void)state;
+  qb_arena arena;
+  qb_rounding_guarantee guarantee;
+  qb_graph graph = three_layers();
+  qb_linear first = linear_of(&graph, 0);
+  memset(network_edit(&graph, first.weight), 0, (size_t)first.in_channels * sizeof(float));
+  qb_graph quantized = drawn(&graph, 1, false);
+  qb_pair pair = network_pair(&graph, &quantized);
+  qb_arena_init(&arena);
+  assert_int_equal(qb_rounding_guarantee_make(&pair, delta, &arena, &guarantee, NULL), QB_OK);
+  assert_true(guarantee.applies);
+  network_pair_free(&pair);
+  qb_arena_free(&arena);
+  qb_graph_free(&quantized);
+  qb_graph_free(&graph);
+}
+
+/* Which layer has how many bits may be the outcome of a search that looked at draws. */
+static void several_widths_are_refused(void **state) {
+  (void)state;
+  qb_graph graph = three_layers(), quantized;
+  qb_quantize_settings settings;
+  qb_error error;
+  qb_quantize_settings_default(&settings);
+  settings.scheme = QB_SCHEME_STOCHASTIC;
+  const qb_layer_bits plan = {graph.nodes[0].name, 5};
+  settings.plan = &plan;
+  settings.plan_count = 1;
+  assert_int_equal(qb_graph_clone(&graph, &quantized, &error), QB_OK);
+  if (qb_quantize_weights(&quantized, &settings, NULL, NULL, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  expect_refusal(&graph, &quantized, "several widths");
+  qb_graph_free(&quantized);
+  qb_graph_free(&graph);
+}
+
 static void nodes_without_a_rule_are_refused(void **state) {
   (void)state;
   sketch_graph s = sketch_start(6);
@@ -286,6 +324,8 @@ int main(void) {
       cmocka_unit_test(a_missing_number_of_outputs_shows),
       cmocka_unit_test(three_layers_follow_the_recursion),
       cmocka_unit_test(other_changes_are_refused),
+      cmocka_unit_test(rows_of_zeros_are_accepted),
+      cmocka_unit_test(several_widths_are_refused),
       cmocka_unit_test(nodes_without_a_rule_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
