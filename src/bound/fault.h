@@ -29,6 +29,11 @@ typedef enum qb_fault {
   QB_FAULT_GATE_WITHOUT_SLACK,              /* the centred gate without ||W2 T|| ||T^-1 W1|| / 2 */
   QB_FAULT_GATE_DROPS_FIRST,                /* the change of the first layer of a window is not passed on */
   QB_FAULT_ROW_NORM_OF_ORIGINAL,            /* the last layer without the rows of dW */
+  QB_FAULT_SCALE_WITHOUT_INVERSE,           /* T^-1 is forgotten on the output of a layer */
+  QB_FAULT_SKIP_UNWEIGHTED,                 /* the shortcut of a residual block without T^-1 and T */
+  QB_FAULT_SUM_KEEPS_WEIGHTS,               /* a summand with weights of its own counts as one with those of the sum */
+  QB_FAULT_ROW_UNWEIGHTED,                  /* rows of the last layer without T */
+  QB_FAULT_COARSE_GRID,                     /* Gram matrices interpolated from too few frequencies */
   QB_FAULT_FIRST_INTERVAL,
   QB_FAULT_SLOPE_OF_ORIGINAL = QB_FAULT_FIRST_INTERVAL, /* ReLU slopes from the range of x alone */
   QB_FAULT_INTERVAL_NO_WEIGHT_CHANGE,                   /* (W' - W) x is left out */

@@ -23,18 +23,4 @@ typedef struct qb_sigma_problem {
  * QB_ERROR_MEMORY; QB_ERROR_NUMERIC when the weights overflow. */
 QB_MUST_CHECK qb_status qb_sigma_bound(const qb_sigma_problem *problem, double *sigma, qb_error *error);
 
-enum { QB_SIGMA_PEAKS = 24 };
-
-/* The matrices (frequencies) with the largest norms, so that a search need not look at all of them in every step. */
-typedef struct qb_sigma_peaks {
-  int32_t count; /* 0: unknown yet */
-  int64_t index[QB_SIGMA_PEAKS];
-} qb_sigma_peaks;
-
-/* Cheap estimate (not certified) for choosing scalings: power iterations on the matrices in `peaks`, or on all of them
- * when it is empty, and then `peaks` is filled. When `row_energy` (rows) or `column_energy` (cols of `inner`) is not
- * NULL it receives |u_c|^2 or |v_c|^2 of the dominant singular vectors per channel; each sums to one. One group. */
-QB_MUST_CHECK qb_status qb_sigma_estimate(const qb_sigma_problem *problem, qb_sigma_peaks *peaks, double *sigma,
-                                          double *row_energy, double *column_energy, qb_error *error);
-
 #endif

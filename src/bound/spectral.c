@@ -74,7 +74,7 @@ static qb_status visit(spectral *s, qb_node_id id, bool *refused) {
   bool overflow = isnan(call.y->error) || isnan(call.y->spread) || isnan(call.y->peak);
   if (overflow) /* infinity minus infinity somewhere: nothing is known */
     *call.y = (qb_spectral_state){.error = INFINITY, .spread = INFINITY, .peak = INFINITY};
-  call.y->peak = fmin(call.y->peak, call.y->error);
+  call.y->peak = fmin(call.y->peak, multiply_up(spectral_largest_weight(s, node->output), call.y->error));
   qb_arena_rewind(&s->scratch, (qb_arena_mark){0});
   *refused = call.refused;
   return QB_OK;
@@ -95,18 +95,30 @@ static qb_status allocate(spectral *s) {
   result->states = qb_alloc((size_t)graph->value_count, sizeof *result->states);
   result->layers = qb_alloc((size_t)graph->node_count, sizeof *result->layers);
   result->gates = qb_alloc((size_t)graph->node_count, sizeof *result->gates);
+  result->weights = qb_arena_alloc(&result->arena, (size_t)graph->value_count, sizeof *result->weights);
   s->centre = qb_arena_alloc(&s->arena, (size_t)graph->value_count, sizeof *s->centre);
+  s->between = qb_arena_alloc(&s->arena, (size_t)graph->value_count, sizeof *s->between);
   s->terms = qb_arena_alloc(&s->arena, (size_t)graph->node_count, sizeof *s->terms);
-  if (result->states == NULL || result->layers == NULL || result->gates == NULL || s->centre == NULL ||
-      s->terms == NULL)
+  if (result->weights == NULL || result->states == NULL || result->layers == NULL || result->gates == NULL ||
+      s->centre == NULL || s->between == NULL || s->terms == NULL)
     return qb_fail_memory(s->error, "spectral bound", (size_t)graph->value_count * sizeof *result->states);
   return QB_OK;
+}
+
+static bool has_weights(const spectral *s) {
+  for (qb_value_id v = 0; v < s->pair->quantized->value_count; v++)
+    if (s->result->weights[v] != NULL)
+      return true;
+  return false;
 }
 
 static qb_status walk(spectral *s) {
   const qb_graph *graph = s->pair->quantized;
   QB_TRY(allocate(s));
   QB_TRY(start_at_domain(s));
+  QB_TRY(spectral_choose_weights(s));
+  if (s->settings->weights && s->settings->drawn_weights == 0 && !has_weights(s))
+    return QB_OK; /* the plain bound once more */
   for (qb_node_id n = 0; n < graph->node_count; n++) {
     bool refused = false;
     QB_TRY(visit(s, n, &refused));
@@ -118,10 +130,10 @@ static qb_status walk(spectral *s) {
 }
 
 void qb_spectral_settings_default(qb_spectral_settings *settings) {
-  *settings = (qb_spectral_settings){.windows = true, .exact_channels = 96, .scaling_iterations = 24};
+  *settings = (qb_spectral_settings){.windows = true, .weights = true, .exact_channels = 96, .scaling_iterations = 24};
 }
 
-qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
+static qb_status bound_once(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
                             qb_spectral_result *result, qb_error *error) {
   spectral s = {.pair = pair, .domain = domain, .settings = settings, .result = result, .error = error};
   *result = (qb_spectral_result){0};
@@ -131,6 +143,29 @@ qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const 
   qb_status status = walk(&s);
   qb_arena_free(&s.scratch);
   qb_arena_free(&s.arena);
+  return status;
+}
+
+/* The search lowers the product of the norms, not the bound, in which changes of late layers count as well: so the
+ * bound with weights does not always win. */
+qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
+                            qb_spectral_result *result, qb_error *error) {
+  qb_spectral_settings plain = *settings;
+  qb_spectral_result weighted;
+  plain.weights = false;
+  if (!settings->windows || !settings->weights || settings->drawn_weights != 0)
+    return bound_once(pair, domain, settings, result, error);
+  QB_TRY(bound_once(pair, domain, &plain, result, error));
+  if (!result->bound.applies)
+    return QB_OK;
+  qb_status status = bound_once(pair, domain, settings, &weighted, error);
+  if (status == QB_OK && weighted.bound.applies &&
+      qb_magnitude_compare(weighted.bound.value, result->bound.value) < 0) {
+    qb_spectral_result other = *result;
+    *result = weighted;
+    weighted = other;
+  }
+  qb_spectral_result_free(&weighted);
   return status;
 }
 

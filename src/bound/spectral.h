@@ -7,7 +7,9 @@
  * so the bulk of the change, dW times the centre, is computed instead of bounded. Over a pair of layers or a residual
  * block the product sigma(W2) sigma(W1) gives way to the centred gate
  *   sup_G ||A + W2 G W1|| <= ||A + W2 W1 / 2|| + ||W2 T|| ||T^-1 W1|| / 2
- * with torus norms in both terms. Every norm is certified (sigma.h). */
+ * with torus norms in both terms. All norms of a tensor are weighted, ||T_v^-1 .||_2 with one positive number per
+ * channel, and a layer from u to v counts ||T_v^-1 W T_u||; the weights are searched so that the product of the norms
+ * is small (scaling.h), and ones are tried as well. Every norm is certified (sigma.h). */
 #ifndef QB_BOUND_SPECTRAL_H
 #define QB_BOUND_SPECTRAL_H
 
@@ -17,19 +19,22 @@ typedef struct qb_spectral_settings {
   bool windows;           /* centred gates over pairs of layers and residual blocks; default true */
   int exact_channels;     /* layers with more channels get W' by ||W'|| <= ||W|| + ||dW|| where that loses little:
                            * less than half the work; default 96 */
+  bool weights;           /* weighted norms between windows as well as inside them, where that makes the bound smaller;
+                           * default true */
   int scaling_iterations; /* steps of the search for T, 0: balanced norms only; default 24 */
+  uint64_t drawn_weights; /* tests: a seed of random weights that are used whatever they are worth; default 0: search */
 } qb_spectral_settings;
 
-/* What was proved at one tensor of the quantized graph. */
+/* What was proved at one tensor of the quantized graph, T its weights. */
 typedef struct qb_spectral_state {
-  double error;  /* ||x - x'||_2 */
-  double spread; /* ||x - c||_2 */
+  double error;  /* ||T^-1 (x - x')||_2 */
+  double spread; /* ||T^-1 (x - c)||_2 */
   double peak;   /* ||x - x'||_inf; infinity when only the l2 norm is known */
 } qb_spectral_state;
 
 /* Per-layer norms, for certificates and tables; zero for nodes that are no linear layers. */
 typedef struct qb_spectral_layer {
-  double sigma, sigma_quantized, sigma_difference; /* of W, W', W - W' */
+  double sigma, sigma_quantized, sigma_difference; /* of W, W', W - W' between the weights of input and output */
   double gate, gate_quantized; /* centred-gate norm of the window that ends here (at the Add of a block), else 0 */
 } qb_spectral_layer;
 
@@ -55,7 +60,9 @@ typedef struct qb_spectral_result {
   qb_spectral_layer *layers; /* by node id of the quantized graph */
   qb_spectral_gate *gates;   /* (gate_count) in topological order */
   int32_t gate_count;
-  qb_arena arena; /* of the scalings */
+  const double **weights; /* by value id: T of the tensor, one number per channel (axis 1); NULL: ones. 1/T is the
+                           * reciprocal of each, rounded to double where it multiplies a kernel */
+  qb_arena arena;         /* of the weights and scalings */
 } qb_spectral_result;
 
 void qb_spectral_settings_default(qb_spectral_settings *settings);

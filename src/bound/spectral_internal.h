@@ -20,12 +20,25 @@ typedef struct spectral {
   const qb_domain *domain;
   const qb_spectral_settings *settings;
   qb_spectral_result *result;
-  qb_arena arena;        /* centres and everything else that lives until the end */
-  qb_arena scratch;      /* rewound after every node */
-  double **centre;       /* c_v, (elements of v) */
-  spectral_terms *terms; /* by node */
+  qb_arena arena;         /* centres and everything else that lives until the end */
+  qb_arena scratch;       /* rewound after every node */
+  double **centre;        /* c_v, (elements of v) */
+  spectral_terms *terms;  /* by node */
+  const double **between; /* by value: T inside the gate over that tensor; result->weights when those are used */
   qb_error *error;
 } spectral;
+
+/* W2 G W1 (+ A), nodes of the quantized graph. */
+typedef struct gate_window {
+  qb_linear inner, outer, skip; /* W1, W2, A */
+  bool has_skip;                /* y has a branch besides W2 h */
+  bool skip_is_identity;
+  qb_value_id x;
+} gate_window;
+
+typedef struct window_kernels {
+  qb_kernel inner, outer, skip;
+} window_kernels;
 
 static inline double round_up(double x) { return x == 0 ? 0 : nextafter(x, INFINITY); }
 static inline double add_up(double a, double b) { return round_up(a + b); }
@@ -69,6 +82,31 @@ static inline double largest_entry(const double *v, int64_t count) {
 
 /* The float32 data of a constant, NULL for QB_NONE. */
 const float *spectral_constant(const qb_graph *graph, qb_value_id id);
+
+/* The window that ends at `node`, and is not part of a residual block that has one of its own. */
+bool spectral_window(const spectral *s, qb_node_id node, gate_window *w);
+
+/* The kernels of a window in one of the two networks, into `arena`. */
+QB_MUST_CHECK qb_status spectral_window_kernels(const spectral *s, const gate_window *w, bool original, qb_arena *arena,
+                                                window_kernels *k);
+
+/* One torus for all kernels of the window. */
+void spectral_window_torus(const spectral *s, const gate_window *w, const window_kernels *k, int64_t side[2]);
+
+/* The torus of one layer. */
+void spectral_layer_torus(const qb_graph *graph, const qb_linear *linear, const qb_kernel *kernel, int64_t side[2]);
+
+/* left^-1 K right; either may be NULL: ones, and K itself when both are. One group unless both are. */
+QB_MUST_CHECK qb_status spectral_weigh(const spectral *s, const qb_kernel *kernel, const double *right,
+                                       const double *left, qb_arena *arena, qb_kernel *weighted);
+
+/* Fills s->between and, if wanted, result->weights (spectral_weights.c). */
+QB_MUST_CHECK qb_status spectral_choose_weights(spectral *s);
+
+/* Upper bounds of max 1/t, max t of a value's weights, and of max t_from / t_to over the channels. */
+double spectral_largest_inverse(const spectral *s, qb_value_id v);
+double spectral_largest_weight(const spectral *s, qb_value_id v);
+double spectral_ratio(const spectral *s, qb_value_id from, qb_value_id to);
 
 /* Tightens the state at the output of `node` by the centred gate over the window that ends there, if there is one. */
 QB_MUST_CHECK qb_status spectral_gate(spectral *s, qb_node_id node);

@@ -6,56 +6,89 @@
 #include "bound/affine.h"
 #include "bound/spectral_internal.h"
 
-/* ||v||_2 rounded up. */
-static double norm_up(const double *v, int64_t count) {
+/* ||T^-1 v||_2 rounded up, T the weights of the output. */
+static double norm_up(const spectral_call *call, const double *v) {
+  const double *t = call->s->result->weights[call->node->output];
+  const qb_shape *shape = &call->s->pair->quantized->values[call->node->output].shape;
+  int64_t count = call->outputs;
   double square = 0;
-  for (int64_t i = 0; i < count; i++)
-    square += v[i] * v[i];
-  return sqrt(square) * (1 + ((double)count + 8) * DBL_EPSILON) + (double)count * DBL_MIN;
+  for (int64_t i = 0; i < count; i++) {
+    double weighted = t == NULL ? v[i] : v[i] / t[qb_shape_channel(shape, i)];
+    square += weighted * weighted;
+  }
+  return sqrt(square) * (1 + ((double)count + 16) * DBL_EPSILON) + (double)count * DBL_MIN;
+}
+
+void spectral_layer_torus(const qb_graph *graph, const qb_linear *linear, const qb_kernel *kernel, int64_t side[2]) {
+  const qb_node *node = &graph->nodes[linear->node];
+  const qb_shape *x = &graph->values[node->inputs[0]].shape;
+  for (int axis = 0; axis < 2; axis++) {
+    int64_t n = node->op == QB_OP_CONV ? x->dims[2 + axis] : 1, stride = kernel->stride[axis];
+    side[axis] = (qb_kernel_torus_side(kernel, axis, n) + stride - 1) / stride * stride;
+  }
+}
+
+/* Schur's bound, for transposed convolutions. */
+static double schur(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus) {
+  double row, column;
+  qb_affine_sums(graph, linear, plus, minus, &row, &column);
+  return root_up(multiply_up(row, column));
 }
 
 qb_status qb_layer_sigma(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
                          qb_arena *scratch, double *sigma, qb_error *error) {
   if (graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE) {
-    double row, column;
-    qb_affine_sums(graph, linear, plus, minus, &row, &column);
-    *sigma = root_up(multiply_up(row, column));
+    *sigma = schur(graph, linear, plus, minus);
     return QB_OK;
   }
   qb_arena_mark mark = qb_arena_get_mark(scratch);
   qb_kernel kernel;
   QB_TRY(qb_kernel_create(graph, linear, plus, minus, scratch, &kernel, error));
-  const qb_shape *x = &graph->values[graph->nodes[linear->node].inputs[0]].shape;
   qb_sigma_problem problem = {.inner = &kernel};
-  for (int axis = 0; axis < 2; axis++) {
-    int64_t n = graph->nodes[linear->node].op == QB_OP_CONV ? x->dims[2 + axis] : 1;
-    int64_t side = qb_kernel_torus_side(&kernel, axis, n), stride = kernel.stride[axis];
-    problem.side[axis] = (side + stride - 1) / stride * stride;
-  }
+  spectral_layer_torus(graph, linear, &kernel, problem.side);
   QB_TRY(qb_sigma_bound(&problem, sigma, error));
   qb_arena_rewind(scratch, mark);
   return QB_OK;
 }
 
-/* Certified norms of W, W' and dW. */
-static qb_status layer_norm(spectral *s, const qb_graph *graph, const qb_linear *linear, const float *plus,
-                            const float *minus, double *sigma) {
-  return qb_layer_sigma(graph, linear, plus, minus, &s->scratch, sigma, s->error);
+/* Certified norm of T_out^-1 (plus - minus) T_in. */
+static qb_status layer_norm(const spectral_call *call, const qb_graph *graph, const qb_linear *linear,
+                            const float *plus, const float *minus, double *sigma) {
+  spectral *s = call->s;
+  if (call->node->op == QB_OP_CONV_TRANSPOSE) { /* never weighted */
+    *sigma = schur(graph, linear, plus, minus);
+    return QB_OK;
+  }
+  qb_arena_mark mark = qb_arena_get_mark(&s->scratch);
+  qb_kernel kernel, weighted;
+  QB_TRY(qb_kernel_create(graph, linear, plus, minus, &s->scratch, &kernel, s->error));
+  QB_TRY(spectral_weigh(s, &kernel, s->result->weights[call->node->inputs[0]], s->result->weights[call->node->output],
+                        &s->scratch, &weighted));
+  qb_sigma_problem problem = {.inner = &weighted};
+  spectral_layer_torus(graph, linear, &weighted, problem.side);
+  QB_TRY(qb_sigma_bound(&problem, sigma, s->error));
+  qb_arena_rewind(&s->scratch, mark);
+  return QB_OK;
 }
 
-/* l2 norm of row o of plus - minus (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole matrix. */
-static double row_norm(const qb_graph *graph, const qb_linear *linear, const float *plus, const float *minus,
-                       int64_t o) {
+/* l2 norm of row o of (plus - minus) T_in (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole
+ * matrix. */
+static double row_norm(const spectral_call *call, const qb_graph *graph, const qb_linear *linear, const float *plus,
+                       const float *minus, int64_t o) {
+  const double *t = call->s->result->weights[call->node->inputs[0]]; /* one group where there are any */
   bool whole = graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE;
+  if (qb_bound_fault == QB_FAULT_ROW_UNWEIGHTED)
+    t = NULL;
   int64_t rows = linear->out_channels, length = linear->row_length;
   int64_t first = whole ? 0 : o * length;
   int64_t count = whole ? rows * length : length;
   double square = 0;
   for (int64_t i = first; i < first + count; i++) {
     double w = (double)plus[i] - (minus == NULL ? 0.0 : (double)minus[i]);
+    w *= t == NULL ? 1 : t[(i - first) / (length / linear->in_channels)];
     square += w * w;
   }
-  return sqrt(square) * (1 + ((double)count + 8) * DBL_EPSILON) + DBL_MIN;
+  return sqrt(square) * (1 + ((double)count + 16) * DBL_EPSILON) + DBL_MIN;
 }
 
 typedef struct layer_pair {
@@ -94,8 +127,9 @@ static double layer_peak(const spectral_call *call, const layer_pair *l, const d
   double peak = 0;
   for (int64_t o = 0; o < channels; o++) {
     double here = add_up(channel_peak(call, difference, channels, o), rounding);
-    double moved = multiply_up(row_norm(l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
-    double spread = multiply_up(row_norm(l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o), call->x->spread);
+    double moved = multiply_up(row_norm(call, l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
+    double spread =
+        multiply_up(row_norm(call, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o), call->x->spread);
     if (qb_bound_fault == QB_FAULT_ROW_NORM_OF_ORIGINAL)
       spread = 0;
     peak = fmax(peak, add_up(add_up(moved, spread), here));
@@ -105,8 +139,8 @@ static double layer_peak(const spectral_call *call, const layer_pair *l, const d
 
 static qb_status linear_norms(spectral_call *call, const layer_pair *l, qb_spectral_layer *norms) {
   spectral *s = call->s;
-  QB_TRY(layer_norm(s, l->graph[0], &l->linear[0], l->weight[0], NULL, &norms->sigma));
-  QB_TRY(layer_norm(s, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], &norms->sigma_difference));
+  QB_TRY(layer_norm(call, l->graph[0], &l->linear[0], l->weight[0], NULL, &norms->sigma));
+  QB_TRY(layer_norm(call, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], &norms->sigma_difference));
   if (norms->sigma_difference == 0) {
     norms->sigma_quantized = norms->sigma;
     return QB_OK;
@@ -114,7 +148,7 @@ static qb_status linear_norms(spectral_call *call, const layer_pair *l, qb_spect
   norms->sigma_quantized = add_up(norms->sigma, norms->sigma_difference);
   if (l->linear[0].out_channels > s->settings->exact_channels && norms->sigma_quantized <= 1.02 * norms->sigma)
     return QB_OK;
-  return layer_norm(s, l->graph[1], &l->linear[1], l->weight[1], NULL, &norms->sigma_quantized);
+  return layer_norm(call, l->graph[1], &l->linear[1], l->weight[1], NULL, &norms->sigma_quantized);
 }
 
 qb_status spectral_linear(spectral_call *call) {
@@ -135,10 +169,12 @@ qb_status spectral_linear(spectral_call *call) {
   QB_TRY(qb_affine_apply(l.graph[0], &l.linear[0], l.weight[0], l.weight[1], l.bias[0], l.bias[1], call->c, difference,
                          &s->scratch, s->error));
   double size = largest_entry(call->c, call->inputs);
+  double largest = spectral_largest_inverse(s, call->node->output);
   double drift = qb_affine_rounding(l.graph[0], &l.linear[0], l.weight[0], NULL, l.bias[0], NULL, size);
   double rounding = qb_affine_rounding(l.graph[0], &l.linear[0], l.weight[0], l.weight[1], l.bias[0], l.bias[1], size);
 
-  double at_centre = add_up(norm_up(difference, call->outputs), rounding);
+  drift = multiply_up(largest, drift);
+  double at_centre = add_up(norm_up(call, difference), multiply_up(largest, rounding));
   if (qb_bound_fault == QB_FAULT_NO_CENTRE_CHANGE)
     at_centre = 0;
   if (qb_bound_fault == QB_FAULT_NO_SPREAD_CHANGE)

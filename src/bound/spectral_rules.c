@@ -16,9 +16,10 @@ static void lipschitz(spectral_call *call, double slope) {
 /* Adds the rounding of a centre that was computed with an error of at most `relative` times its size. */
 static void centre_rounding(spectral_call *call, double relative) {
   double size = largest_entry(call->d, call->outputs) + DBL_MIN;
-  double drift = relative * size * sqrt((double)call->outputs);
-  call->s->terms[call->id].drift = round_up(drift);
-  call->y->spread = add_up(call->y->spread, round_up(drift));
+  double drift = multiply_up(spectral_largest_inverse(call->s, call->node->output),
+                             round_up(relative * size * sqrt((double)call->outputs)));
+  call->s->terms[call->id].drift = drift;
+  call->y->spread = add_up(call->y->spread, drift);
 }
 
 static const qb_value *input_value(const spectral_call *call, int32_t slot) {
@@ -93,6 +94,7 @@ static double clip_high(const qb_clip_attributes *clip, int64_t channel) {
 static qb_status rule_clip(spectral_call *call) {
   const qb_clip_attributes *ours = &call->node->attributes.clip, *theirs = &call->partner->attributes.clip;
   const qb_shape *shape = &input_value(call, 0)->shape;
+  const double *t = call->s->result->weights[call->node->output]; /* those of the input as well */
   double error = 0, spread = 0, change = 0, widest = 0;
   for (int64_t i = 0; i < call->outputs; i++) {
     int64_t c = qb_shape_channel(shape, i);
@@ -102,13 +104,15 @@ static qb_status rule_clip(spectral_call *call) {
     double range = fmax(hi, hi2) - fmin(lo, lo2);
     double far = fmax(hi - call->d[i], call->d[i] - lo);
     double moved = fmax(lo == lo2 ? 0 : fabs(lo - lo2), hi == hi2 ? 0 : fabs(hi - hi2));
-    error += range * range;
-    spread += far * far;
+    double weight = t == NULL ? 1 : t[c];
+    error += range / weight * (range / weight);
+    spread += far / weight * (far / weight);
     change = fmax(change, moved);
     widest = fmax(widest, range);
   }
   double slack = 1 + ((double)call->outputs + 16) * DBL_EPSILON;
   double moved = change == 0 ? 0 : multiply_up(change * (1 + DBL_EPSILON), root_up((double)call->outputs));
+  moved = multiply_up(spectral_largest_inverse(call->s, call->node->output), moved);
   call->y->error = fmin(add_up(call->x->error, moved), sqrt(error) * slack);
   call->y->spread = fmin(call->x->spread, sqrt(spread) * slack);
   call->y->peak = fmin(add_up(call->x->peak, change), widest * slack);
@@ -121,8 +125,10 @@ static qb_status smooth(spectral_call *call, double (*function)(const spectral_c
     call->d[i] = function(call, call->c[i]);
   lipschitz(call, slope);
   centre_rounding(call, 0x1p-48);
-  call->s->terms[call->id].drift += 0x1p-48 * root_up((double)call->outputs);
-  call->y->spread = add_up(call->y->spread, 0x1p-48 * root_up((double)call->outputs));
+  double more =
+      multiply_up(spectral_largest_inverse(call->s, call->node->output), 0x1p-48 * root_up((double)call->outputs));
+  call->s->terms[call->id].drift = add_up(call->s->terms[call->id].drift, more);
+  call->y->spread = add_up(call->y->spread, more);
   return QB_OK;
 }
 
@@ -277,7 +283,8 @@ static qb_status rule_average(spectral_call *call) {
                                  .spread = multiply_up(factor, call->x->spread),
                                  .peak = call->x->peak};
   double size = largest_entry(call->c, call->inputs);
-  double drift = round_up(((double)call->inputs + 8) * DBL_EPSILON * size * sqrt((double)call->outputs));
+  double drift = multiply_up(spectral_largest_inverse(call->s, call->node->output),
+                             round_up(((double)call->inputs + 8) * DBL_EPSILON * size * sqrt((double)call->outputs)));
   call->s->terms[call->id].drift = drift;
   call->y->spread = add_up(call->y->spread, drift);
   call->y->peak = multiply_up(call->y->peak, 1 + 8 * DBL_EPSILON);
@@ -340,8 +347,10 @@ static qb_status rule_add(spectral_call *call) {
   double sign = call->node->op == QB_OP_SUB ? -1 : 1;
   for (int64_t i = 0; i < call->outputs; i++)
     call->d[i] = call->c[i] + sign * c[i];
-  *call->y = (qb_spectral_state){.error = add_up(call->x->error, other->error),
-                                 .spread = add_up(call->x->spread, other->spread),
+  double one = spectral_ratio(call->s, call->node->inputs[0], call->node->output); /* to the weights of the sum */
+  double two = spectral_ratio(call->s, call->node->inputs[1], call->node->output);
+  *call->y = (qb_spectral_state){.error = add_up(multiply_up(one, call->x->error), multiply_up(two, other->error)),
+                                 .spread = add_up(multiply_up(one, call->x->spread), multiply_up(two, other->spread)),
                                  .peak = add_up(call->x->peak, other->peak)};
   centre_rounding(call, DBL_EPSILON);
   return QB_OK;

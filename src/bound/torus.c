@@ -2,6 +2,7 @@
 #include "bound/torus.h"
 
 #include <assert.h>
+#include <cblas.h>
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -151,6 +152,82 @@ qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, con
   return QB_OK;
 }
 
+static int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a < 0 ? -a : a;
+}
+
+/* Offsets of a kernel's taps along one axis, in pixels of its input times `scale`. */
+static int64_t tap_offset(const qb_kernel *k, int axis, int64_t tap, int64_t scale) {
+  return scale * (tap * k->dilation[axis] - k->pad_begin[axis]);
+}
+
+/* The lattice on which all taps of the composition lie: pads and dilation of `joint`, and its size. */
+static void joint_lattice(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip, qb_kernel *joint) {
+  for (int axis = 0; axis < 2; axis++) {
+    int64_t s = inner->stride[axis], lo = tap_offset(inner, axis, 0, 1) + tap_offset(outer, axis, 0, s);
+    int64_t hi = tap_offset(inner, axis, inner->size[axis] - 1, 1) + tap_offset(outer, axis, outer->size[axis] - 1, s);
+    int64_t step = common_divisor(inner->size[axis] > 1 ? inner->dilation[axis] : 0,
+                                  outer->size[axis] > 1 ? s * outer->dilation[axis] : 0);
+    if (skip != NULL) {
+      int64_t first = tap_offset(skip, axis, 0, 1), last = tap_offset(skip, axis, skip->size[axis] - 1, 1);
+      step = common_divisor(common_divisor(step, first - lo), last > first ? skip->dilation[axis] : 0);
+      lo = first < lo ? first : lo;
+      hi = last > hi ? last : hi;
+    }
+    step = step == 0 ? 1 : step;
+    joint->stride[axis] = inner->stride[axis];
+    joint->dilation[axis] = (int32_t)step;
+    joint->pad_begin[axis] = (int32_t)-lo;
+    joint->size[axis] = (int32_t)((hi - lo) / step + 1);
+  }
+}
+
+/* The tap of `joint` at offset (y, x). */
+static double *tap_at(const qb_kernel *joint, int64_t y, int64_t x) {
+  int64_t a = (y + joint->pad_begin[0]) / joint->dilation[0], b = (x + joint->pad_begin[1]) / joint->dilation[1];
+  return joint->taps + (a * joint->size[1] + b) * joint->rows * joint->cols;
+}
+
+/* Rows [first, first + rows) of outer inner / 2, tap by tap. */
+static void add_products(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *joint, int64_t first,
+                         int64_t rows) {
+  int64_t outer_area = (int64_t)outer->size[0] * outer->size[1], inner_area = (int64_t)inner->size[0] * inner->size[1];
+  int cols = (int)joint->cols, middle = (int)outer->cols;
+  for (int64_t p = 0; p < outer_area * inner_area; p++) {
+    int64_t o = p / inner_area, i = p % inner_area;
+    int64_t y =
+        tap_offset(outer, 0, o / outer->size[1], inner->stride[0]) + tap_offset(inner, 0, i / inner->size[1], 1);
+    int64_t x =
+        tap_offset(outer, 1, o % outer->size[1], inner->stride[1]) + tap_offset(inner, 1, i % inner->size[1], 1);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, cols, middle, 0.5,
+                outer->taps + (o * outer->rows + first) * outer->cols, middle,
+                inner->taps + i * inner->rows * inner->cols, cols, 1, tap_at(joint, y, x) + first * cols, cols);
+  }
+}
+
+qb_status qb_kernel_compose(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip, qb_arena *arena,
+                            qb_kernel *joint, qb_error *error) {
+  enum { ROWS = 64 }; /* of one task: the result does not depend on the number of threads */
+  assert(inner->groups == 1 && outer->groups == 1 && outer->cols == inner->rows);
+  *joint = (qb_kernel){.rows = outer->rows, .cols = inner->cols, .groups = 1};
+  joint_lattice(inner, outer, skip, joint);
+  QB_TRY(allocate_taps(joint, arena, error));
+#pragma omp parallel for schedule(dynamic, 1) if (joint->rows > ROWS)
+  for (int64_t first = 0; first < joint->rows; first += ROWS)
+    add_products(inner, outer, joint, first, joint->rows - first < ROWS ? joint->rows - first : ROWS);
+  for (int64_t t = 0; skip != NULL && t < (int64_t)skip->size[0] * skip->size[1]; t++) {
+    double *tap = tap_at(joint, tap_offset(skip, 0, t / skip->size[1], 1), tap_offset(skip, 1, t % skip->size[1], 1));
+    for (int64_t i = 0; i < joint->rows * joint->cols; i++)
+      tap[i] += skip->taps[t * joint->rows * joint->cols + i];
+  }
+  return QB_OK;
+}
+
 double qb_kernel_absolute_norm(const qb_kernel *kernel) {
   int64_t area = (int64_t)kernel->size[0] * kernel->size[1], entries = kernel->rows * kernel->cols;
   double largest = 0;
@@ -170,8 +247,8 @@ double qb_kernel_absolute_norm(const qb_kernel *kernel) {
 double qb_kernel_symbol_error(const qb_kernel *kernel) {
   /* Per entry, relative to sum_t |K_t| and in units of u = 2^-53: the angle 2 pi t / n and its sine or cosine at most
    * 20, the product of two roots and of the scale 8, the sum over the taps `taps` + 2, the rounding of the entry and
-   * of its scaling 3; twice that for the two parts of a complex number. The blocks of all aliases have unit weight. */
+   * of its weights 6; twice that for the two parts of a complex number. The blocks of all aliases have unit weight. */
   double taps = (double)kernel->size[0] * kernel->size[1], unit = DBL_EPSILON / 2;
   double norm = qb_kernel_absolute_norm(kernel);
-  return norm == 0 ? 0 : 2.1 * (taps + 36) * unit * norm + DBL_MIN;
+  return norm == 0 ? 0 : 2.1 * (taps + 40) * unit * norm + DBL_MIN;
 }

@@ -61,9 +61,15 @@ void qb_kernel_symbol(const qb_kernel *kernel, int32_t group, const qb_twiddles 
                       qb_complex *matrix);
 
 /* A copy with rows and columns multiplied by positive factors: T1 K T2. `row_factor` (rows) and `column_factor`
- * (cols) may be NULL. One group only. Each entry is rounded once, which qb_kernel_symbol_error covers. */
+ * (cols) may be NULL. One group only. Factors may carry a rounding each, entries carry two more:
+ * qb_kernel_symbol_error covers that. */
 QB_MUST_CHECK qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, const double *column_factor,
                                         qb_arena *arena, qb_kernel *scaled, qb_error *error);
+
+/* skip + outer inner / 2 as one kernel with the stride of `inner`; `outer` has stride 1, skip may be NULL. One group
+ * each, matching channels. The composition on a torus, without the crop between the two layers. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_kernel_compose(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip,
+                                          qb_arena *arena, qb_kernel *joint, qb_error *error);
 
 /* Upper bound on the Frobenius norm of any symbol: that of the matrix sum over taps |K|, the largest group's. */
 double qb_kernel_absolute_norm(const qb_kernel *kernel);

@@ -105,6 +105,34 @@ static qb_status read_gate(const reader *r, const json_t *object, claim_gate *ga
   return QB_OK;
 }
 
+static qb_status read_weights(const reader *r, const json_t *object, claim_weights *weights) {
+  const json_t *numbers = json_object_get(object, "weights");
+  if (!read_integer(object, "node", 0, INT32_MAX, &weights->node) || !json_is_array(numbers))
+    return bad(r, "the weights of a tensor");
+  weights->channels = (int64_t)json_array_size(numbers);
+  weights->weights = qb_arena_alloc(&r->c->arena, (size_t)weights->channels, sizeof *weights->weights);
+  if (weights->weights == NULL)
+    return qb_fail_memory(r->error, "weights", (size_t)weights->channels * sizeof *weights->weights);
+  for (size_t k = 0; k < json_array_size(numbers); k++)
+    if (!read_number(json_array_get(numbers, k), &weights->weights[k]))
+      return bad(r, "the weights of a tensor");
+  return QB_OK;
+}
+
+/* Absent in certificates without weights. */
+static qb_status read_all_weights(const reader *r, const json_t *array) {
+  if (array == NULL)
+    return QB_OK;
+  if (!json_is_array(array))
+    return bad(r, "the witness");
+  r->c->weights = qb_arena_alloc(&r->c->arena, json_array_size(array), sizeof *r->c->weights);
+  if (r->c->weights == NULL)
+    return qb_fail_memory(r->error, "weights", json_array_size(array) * sizeof *r->c->weights);
+  for (size_t i = 0; i < json_array_size(array); i++, r->c->weight_count++)
+    QB_TRY(read_weights(r, json_array_get(array, i), &r->c->weights[i]));
+  return QB_OK;
+}
+
 static qb_status read_witness(const reader *r, const json_t *witness) {
   static const char *const names[CLAIM_SIGMAS] = {"sigma", "sigma_quantized", "sigma_difference"};
   const json_t *layers = json_object_get(witness, "layers"), *gates = json_object_get(witness, "gates");
@@ -127,7 +155,7 @@ static qb_status read_witness(const reader *r, const json_t *witness) {
   }
   for (size_t i = 0; i < json_array_size(gates); i++, c->gate_count++)
     QB_TRY(read_gate(r, json_array_get(gates, i), &c->gates[i]));
-  return QB_OK;
+  return read_all_weights(r, json_object_get(witness, "weights"));
 }
 
 /* ------------------------------------------------------------------------------------------------------ worst case */

@@ -26,6 +26,12 @@ typedef struct claim_gate {
   claim_norms norms[2]; /* original, quantized */
 } claim_gate;
 
+/* T of a tensor: norms of the output of `node` are ||T^-1 .||_2, one positive number per channel (axis 1). */
+typedef struct claim_weights {
+  int64_t node, channels;
+  double *weights; /* (channels) */
+} claim_weights;
+
 typedef struct claim {
   qb_arena arena; /* owns all arrays */
   char sha256[2][QB_HASH_TEXT];
@@ -41,6 +47,8 @@ typedef struct claim {
   claim_layer *layers;
   claim_gate *gates;
   statistical_verdict statistical;
+  int64_t weight_count; /* tensors without weights have ones */
+  claim_weights *weights;
 } claim;
 
 /* Reads a certificate. QB_ERROR_IO, QB_ERROR_FORMAT (no JSON, another schema, a missing or senseless entry),

@@ -2,7 +2,8 @@
  * activations at the middle of the domain, computed here with their rounding ("drift"):
  *   spread ||x - c||_2  <= H:  H <- s(W) H + drift
  *   error  ||x - x'||_2 <= e:  e <- s(W') e + ||dW c + db||_2 + s(dW) H
- * and over a pair of layers or a residual block the centred gate (docs/bounds.md). */
+ * and over a pair of layers or a residual block the centred gate (docs/bounds.md). Where the certificate gives weights
+ * T for a tensor, its norms are ||T^-1 .||_2 and a layer counts s(T_out^-1 W T_in). */
 #include <stdio.h>
 
 #include "base/error.h"
@@ -21,6 +22,7 @@ typedef struct l2 {
   walk at_centre;
   qb_arena arena, scratch;
   norms *values;                 /* by value */
+  const double **weights;        /* by value: T, NULL for ones */
   const claim_layer **layers;    /* by node, NULL without a claim */
   double (*sigma)[CLAIM_SIGMAS]; /* by node: proved */
   double *drift, *injection;     /* by node */
@@ -44,6 +46,71 @@ static const float *data_of(const qb_graph *graph, qb_value_id id) {
 }
 
 static double root_up(double x) { return above(sqrt(x)); }
+
+/* ---------------------------------------------------------------------------------------------------------- weights */
+
+static int64_t channels_of(const l2 *s, qb_value_id v) {
+  const qb_shape *shape = &s->graph->values[v].shape;
+  return shape->rank >= 2 ? shape->dims[1] : 0;
+}
+
+/* max t, max 1/t. */
+static double largest_weight(const l2 *s, qb_value_id v, bool inverse) {
+  const double *t = s->weights[v];
+  double largest = t == NULL ? 1 : 0;
+  for (int64_t c = 0; t != NULL && c < channels_of(s, v); c++)
+    largest = fmax(largest, inverse ? above(1 / t[c]) : t[c]);
+  return largest;
+}
+
+/* What a norm in the weights of `from` is multiplied with to become one in those of `to`; `aligned` when channel c of
+ * one comes from channel c of the other. */
+static double conversion(const l2 *s, qb_value_id from, qb_value_id to, bool aligned) {
+  const double *a = s->weights[from], *b = s->weights[to];
+  double largest = 0;
+  if (a == NULL && b == NULL)
+    return 1;
+  if (!aligned || channels_of(s, from) != channels_of(s, to))
+    return mul_up(largest_weight(s, from, false), largest_weight(s, to, true));
+  for (int64_t c = 0; c < channels_of(s, to); c++) {
+    double t = a == NULL ? 1 : a[c], u = b == NULL ? 1 : b[c];
+    largest = fmax(largest, t == u ? 1 : above(t / u));
+  }
+  return largest;
+}
+
+/* The reciprocals of weights as row factors, NULL for ones. */
+static qb_status inverse_of(l2 *s, const double *t, int64_t count, double **inverse) {
+  *inverse = t == NULL ? NULL : qb_arena_alloc(&s->scratch, (size_t)count, sizeof **inverse);
+  if (t != NULL && *inverse == NULL)
+    return qb_fail_memory(s->error, "weights", (size_t)count * sizeof **inverse);
+  for (int64_t c = 0; t != NULL && c < count; c++)
+    (*inverse)[c] = 1 / t[c];
+  return QB_OK;
+}
+
+/* Whether the factors of a layer's kernel are its weights: one group, channels on axis 1. */
+static bool can_be_weighted(const l2 *s, qb_node_id id, const qb_linear *l) {
+  const qb_node *node = &s->graph->nodes[id];
+  if (s->weights[node->inputs[0]] == NULL && s->weights[node->output] == NULL)
+    return true;
+  bool matrix = node->op != QB_OP_CONV && s->graph->values[node->inputs[0]].shape.rank == 2 &&
+                s->graph->values[node->output].shape.rank == 2;
+  return l->group == 1 && (node->op == QB_OP_CONV || matrix) && node->op != QB_OP_CONV_TRANSPOSE;
+}
+
+static bool read_weights(l2 *s) {
+  for (int64_t k = 0; k < s->c->weight_count; k++) {
+    const claim_weights *w = &s->c->weights[k];
+    if (w->node >= s->graph->node_count || w->channels != channels_of(s, s->graph->nodes[w->node].output))
+      return false;
+    for (int64_t c = 0; c < w->channels; c++)
+      if (!(w->weights[c] > 1e-100 && w->weights[c] < 1e100))
+        return false;
+    s->weights[s->graph->nodes[w->node].output] = w->weights;
+  }
+  return true;
+}
 
 /* ----------------------------------------------------------------------------------------------------------- linear */
 
@@ -102,7 +169,9 @@ static qb_status prove_layer(l2 *s, qb_node_id id, const qb_linear *linear, cons
   torus_operator m = {.inner = &k};
   qb_linear own = *linear;
   own.node = id; /* attributes are the same in both graphs */
-  QB_TRY(kernel_create(s->graph, &own, plus, minus, NULL, NULL, &s->scratch, &k, s->error));
+  double *inverse;
+  QB_TRY(inverse_of(s, s->weights[node->output], linear->out_channels, &inverse));
+  QB_TRY(kernel_create(s->graph, &own, plus, minus, inverse, s->weights[node->inputs[0]], &s->scratch, &k, s->error));
   for (int axis = 0; axis < 2; axis++) {
     int64_t n = node->op == QB_OP_CONV ? side_of(s, node->inputs[0], axis) : 1;
     m.side[axis] = (kernel_side(&k, axis, n) + k.stride[axis] - 1) / k.stride[axis] * k.stride[axis];
@@ -133,23 +202,29 @@ static qb_status prove_norms(l2 *s, qb_node_id id, const layer_pair *l) {
   return QB_OK;
 }
 
-/* l2 norm of a row of plus - minus; of the whole matrix for transposed convolutions. */
+/* l2 norm of a row of (plus - minus) T_in; of the whole matrix for transposed convolutions. */
 static double row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const float *plus, const float *minus,
                        int64_t o) {
   bool whole = s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
   int64_t first = whole ? 0 : o * l->row_length, count = whole ? l->out_channels * l->row_length : l->row_length;
+  const double *t = s->weights[s->graph->nodes[id].inputs[0]];
   double square = 0;
   for (int64_t i = first; i < first + count; i++) {
     double w = (double)plus[i] - (minus == NULL ? 0 : (double)minus[i]);
+    w *= t == NULL ? 1 : t[(i - first) / (l->row_length / l->in_channels)];
     square += w * w;
   }
   return sqrt(square) * (1 + rounding_of((double)count + 16)) + (square > 0 ? DBL_MIN : 0);
 }
 
-static double norm_of(const range *d, int64_t count) {
+/* ||T^-1 d||_2, T the weights of value v. */
+static double norm_of(const l2 *s, qb_value_id v, const range *d, int64_t count) {
+  const double *t = s->weights[v];
   double square = 0;
-  for (int64_t i = 0; i < count; i++)
-    square += range_size(d[i]) * range_size(d[i]);
+  for (int64_t i = 0; i < count; i++) {
+    double size = range_size(d[i]) / (t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[v].shape, i)]);
+    square += size * size;
+  }
   return sqrt(square) * (1 + rounding_of((double)count + 16)) + (square > 0 ? DBL_MIN : 0);
 }
 
@@ -160,9 +235,13 @@ static qb_status linear(l2 *s, qb_node_id id, const norms *x, const range *chang
     unknown(s, id, "the weight is not a constant");
     return QB_OK;
   }
+  if (!can_be_weighted(s, id, &l.linear[0])) {
+    refute(s, id, "weights next to a layer that mixes channels in groups");
+    return QB_OK;
+  }
   QB_TRY(prove_norms(s, id, &l));
   const double *sigma = s->sigma[id];
-  s->injection[id] = add_up(norm_of(change, count), mul_up(sigma[2], x->spread));
+  s->injection[id] = add_up(norm_of(s, s->graph->nodes[id].output, change, count), mul_up(sigma[2], x->spread));
   y->spread = add_up(mul_up(sigma[0], x->spread), s->drift[id]);
   y->error = add_up(mul_up(sigma[1], x->error), s->injection[id]);
   bool is_conv = s->graph->nodes[id].op == QB_OP_CONV || s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
@@ -255,12 +334,16 @@ static qb_status load_kernel(l2 *s, qb_node_id id, int network, const double *ro
 /* ||A + W2 W1 / 2||, ||T^-1 W1||, ||W2 T|| of one network, on a torus that no kernel wraps around. */
 static qb_status prove_gate(l2 *s, const claim_gate *g, const window *w, int network, bool *proved) {
   kernel inner, outer, skip, scaled_inner, scaled_outer;
+  qb_value_id out = s->graph->nodes[g->node].output;
+  const double *in = s->weights[w->x];
+  double *left;
   double *inverse = qb_arena_alloc(&s->scratch, (size_t)g->channels, sizeof *inverse);
   if (inverse == NULL)
     return qb_fail_memory(s->error, "a scaling", (size_t)g->channels * sizeof *inverse);
   *proved = false;
-  QB_TRY(load_kernel(s, w->inner, network, NULL, NULL, &inner));
-  QB_TRY(load_kernel(s, w->outer, network, NULL, NULL, &outer));
+  QB_TRY(inverse_of(s, s->weights[out], channels_of(s, out), &left));
+  QB_TRY(load_kernel(s, w->inner, network, NULL, in, &inner));
+  QB_TRY(load_kernel(s, w->outer, network, left, NULL, &outer));
   if (inner.rows != g->channels || outer.cols != g->channels)
     return QB_OK;
   for (int64_t c = 0; c < g->channels; c++) {
@@ -271,7 +354,9 @@ static qb_status prove_gate(l2 *s, const claim_gate *g, const window *w, int net
   if (w->has_skip && w->skip == QB_NONE)
     QB_TRY(kernel_identity(inner.cols, &s->scratch, &skip, s->error));
   else if (w->has_skip)
-    QB_TRY(load_kernel(s, w->skip, network, NULL, NULL, &skip));
+    QB_TRY(load_kernel(s, w->skip, network, left, in, &skip));
+  for (int64_t c = 0; w->has_skip && w->skip == QB_NONE && c < inner.cols; c++)
+    skip.taps[c * inner.cols + c] = (left == NULL ? 1 : left[c]) * (in == NULL ? 1 : in[c]);
   if (w->has_skip && (skip.rows != outer.rows || skip.cols != inner.cols))
     return QB_OK;
   int64_t middle[2];
@@ -283,8 +368,8 @@ static qb_status prove_gate(l2 *s, const claim_gate *g, const window *w, int net
         (w->has_skip && g->side[axis] < kernel_side(&skip, axis, n)))
       return QB_OK;
   }
-  QB_TRY(load_kernel(s, w->inner, network, inverse, NULL, &scaled_inner));
-  QB_TRY(load_kernel(s, w->outer, network, NULL, g->scaling, &scaled_outer));
+  QB_TRY(load_kernel(s, w->inner, network, inverse, in, &scaled_inner));
+  QB_TRY(load_kernel(s, w->outer, network, left, g->scaling, &scaled_outer));
   const claim_norms *claimed = &g->norms[network];
   torus_operator whole = {&inner, &outer, w->has_skip ? &skip : NULL, {g->side[0], g->side[1]}};
   torus_operator first = {&scaled_inner, NULL, NULL, {g->side[0], g->side[1]}};
@@ -319,14 +404,18 @@ static qb_status gate(l2 *s, qb_node_id id, norms *y) {
   }
   const double *one = s->sigma[w.inner], *two = s->sigma[w.outer];
   double original = gate_value(&g->norms[0]), quantized = g->has_quantized ? gate_value(&g->norms[1]) : INFINITY;
-  double skip_change = w.skip == QB_NONE ? 0 : s->sigma[w.skip][2];
+  qb_value_id sum = s->graph->nodes[id].output;
+  double to = conversion(s, s->graph->nodes[w.outer].output, sum, true); /* from the weights of W2's output */
+  double skip_to = w.skip == QB_NONE ? 1 : conversion(s, s->graph->nodes[w.skip].output, sum, true);
+  double skip_change = w.skip == QB_NONE ? 0 : mul_up(skip_to, s->sigma[w.skip][2]);
   if (!g->has_quantized) /* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1|| */
-    quantized = add_up(original, add_up(skip_change, add_up(mul_up(two[2], one[1]), mul_up(two[0], one[2]))));
-  double drift = add_up(mul_up(two[0], s->drift[w.inner]), s->drift[w.outer]);
-  double injection = add_up(mul_up(two[1], s->injection[w.inner]), s->injection[w.outer]);
+    quantized =
+        add_up(original, add_up(skip_change, mul_up(to, add_up(mul_up(two[2], one[1]), mul_up(two[0], one[2])))));
+  double drift = mul_up(to, add_up(mul_up(two[0], s->drift[w.inner]), s->drift[w.outer]));
+  double injection = mul_up(to, add_up(mul_up(two[1], s->injection[w.inner]), s->injection[w.outer]));
   if (w.has_skip) {
-    drift = add_up(drift, add_up(s->drift[id], w.skip == QB_NONE ? 0 : s->drift[w.skip]));
-    injection = add_up(injection, w.skip == QB_NONE ? 0 : s->injection[w.skip]);
+    drift = add_up(drift, add_up(s->drift[id], w.skip == QB_NONE ? 0 : mul_up(skip_to, s->drift[w.skip])));
+    injection = add_up(injection, w.skip == QB_NONE ? 0 : mul_up(skip_to, s->injection[w.skip]));
   }
   const norms *x = &s->values[w.x];
   y->spread = fmin(y->spread, add_up(mul_up(original, x->spread), drift));
@@ -371,8 +460,24 @@ static bool lipschitz_of(const qb_node *node, double *slope) {
   }
 }
 
-static bool other_operator(const l2 *s, const qb_node *node, const norms *x, norms *y) {
-  double slope;
+/* Channel c of the output comes from channel c of the input. */
+static bool keeps_channels(const l2 *s, const qb_node *node) {
+  const qb_shape *x = &s->graph->values[node->inputs[0]].shape, *y = &s->graph->values[node->output].shape;
+  switch (node->op) {
+  case QB_OP_FLATTEN:
+  case QB_OP_RESHAPE:
+  case QB_OP_SQUEEZE:
+  case QB_OP_UNSQUEEZE:
+    return x->rank >= 2 && y->rank >= 2 && (int64_t)qb_shape_elements(x) == x->dims[1] &&
+           (int64_t)qb_shape_elements(y) == y->dims[1];
+  case QB_OP_TRANSPOSE: return false;
+  default: return true;
+  }
+}
+
+static bool other_operator(const l2 *s, const qb_node *node, const norms *input, norms *y) {
+  double slope, to = conversion(s, node->inputs[0], node->output, keeps_channels(s, node));
+  norms converted = {mul_up(to, input->error), mul_up(to, input->spread), input->peak}, *x = &converted;
   const qb_shape *in = &s->graph->values[node->inputs[0]].shape, *out = &s->graph->values[node->output].shape;
   if (lipschitz_of(node, &slope)) {
     scale_by(y, x, slope);
@@ -391,7 +496,9 @@ static bool other_operator(const l2 *s, const qb_node *node, const norms *x, nor
   if ((node->op == QB_OP_ADD || node->op == QB_OP_SUB) && !s->graph->values[node->inputs[0]].is_constant &&
       !s->graph->values[node->inputs[1]].is_constant) {
     const norms *b = &s->values[node->inputs[1]];
-    *y = (norms){add_up(x->error, b->error), add_up(x->spread, b->spread), add_up(x->peak, b->peak)};
+    double second = conversion(s, node->inputs[1], node->output, true);
+    *y = (norms){add_up(x->error, mul_up(second, b->error)), add_up(x->spread, mul_up(second, b->spread)),
+                 add_up(x->peak, b->peak)};
     return qb_shape_equal(out, in) && qb_shape_equal(out, &s->graph->values[node->inputs[1]].shape);
   }
   return false;
@@ -403,14 +510,19 @@ static bool clip(const l2 *s, qb_node_id id, const norms *x, const cells *centre
   const qb_clip_attributes *b = &s->pair->original->nodes[s->pair->partner[id]].attributes.clip;
   if (a->lo != b->lo || a->hi != b->hi || a->hi_channels != NULL || b->hi_channels != NULL)
     return false;
-  double lo = (double)a->lo, hi = (double)a->hi, width = add_up(hi, -lo), square = 0;
+  double lo = (double)a->lo, hi = (double)a->hi, width = add_up(hi, -lo), square = 0, range_square = 0;
+  qb_value_id out = s->graph->nodes[id].output;
+  const double *t = s->weights[out];
+  double to = conversion(s, s->graph->nodes[id].inputs[0], out, true);
   for (int64_t i = 0; i < centre->count; i++) {
+    double weight = t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[out].shape, i)];
     double far = fmax(add_up(hi, -centre->at[i].x.lo), add_up(centre->at[i].x.hi, -lo));
-    square += far * far;
+    square += far / weight * (far / weight);
+    range_square += width / weight * (width / weight);
   }
   double slack = 1 + rounding_of((double)centre->count + 32);
-  y->error = fmin(x->error, mul_up(width, root_up((double)centre->count)));
-  y->spread = fmin(x->spread, sqrt(square) * slack);
+  y->error = fmin(mul_up(to, x->error), sqrt(range_square) * slack);
+  y->spread = fmin(mul_up(to, x->spread), sqrt(square) * slack);
   y->peak = fmin(x->peak, width);
   return true;
 }
@@ -418,12 +530,14 @@ static bool clip(const l2 *s, qb_node_id id, const norms *x, const cells *centre
 /* --------------------------------------------------------------------------------------------------------- the walk */
 
 /* Makes the computed centre a point again: returns the norm of what rounding took, and the change in `change`. */
-static double collapse(cells *y, range *change) {
+static double collapse(const l2 *s, qb_value_id v, cells *y, range *change) {
+  const double *t = s->weights[v];
   double square = 0;
   for (int64_t i = 0; i < y->count; i++) {
     range x = y->at[i].x;
     double mid = x.lo == x.hi ? x.lo : x.lo / 2 + x.hi / 2, rad = fmax(add_up(x.hi, -mid), add_up(mid, -x.lo));
     change[i] = y->at[i].d;
+    rad /= t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[v].shape, i)];
     square += rad * rad;
     y->at[i] = (triple){point(mid), point(mid), point(0)};
   }
@@ -447,7 +561,7 @@ static qb_status visit(l2 *s, qb_node_id id) {
     unknown(s, id, "there is no rule for it");
     return QB_OK;
   }
-  s->drift[id] = collapse(centre, change);
+  s->drift[id] = collapse(s, node->output, centre, change);
   if (qb_graph_linear(s->graph, id, &ignored)) {
     QB_TRY(linear(s, id, x, change, centre->count, y));
   } else {
@@ -462,7 +576,7 @@ static qb_status visit(l2 *s, qb_node_id id) {
   double *numbers[3] = {&y->error, &y->spread, &y->peak};
   for (int k = 0; k < 3; k++)
     *numbers[k] = isnan(*numbers[k]) ? INFINITY : *numbers[k];
-  y->peak = fmin(y->peak, y->error);
+  y->peak = fmin(y->peak, mul_up(largest_weight(s, node->output, false), y->error));
   qb_arena_free(&s->scratch);
   qb_arena_init(&s->scratch);
   return QB_OK;
@@ -471,11 +585,13 @@ static qb_status visit(l2 *s, qb_node_id id) {
 static qb_status allocate(l2 *s) {
   size_t nodes = (size_t)s->graph->node_count;
   s->values = qb_arena_alloc(&s->arena, (size_t)s->graph->value_count, sizeof *s->values);
+  s->weights = qb_arena_alloc(&s->arena, (size_t)s->graph->value_count, sizeof *s->weights);
   s->layers = qb_arena_alloc(&s->arena, nodes, sizeof *s->layers);
   s->sigma = qb_arena_alloc(&s->arena, nodes, sizeof *s->sigma);
   s->drift = qb_arena_alloc(&s->arena, nodes, sizeof *s->drift);
   s->injection = qb_arena_alloc(&s->arena, nodes, sizeof *s->injection);
-  if (s->values == NULL || s->layers == NULL || s->sigma == NULL || s->drift == NULL || s->injection == NULL)
+  if (s->values == NULL || s->weights == NULL || s->layers == NULL || s->sigma == NULL || s->drift == NULL ||
+      s->injection == NULL)
     return qb_fail_memory(s->error, "l2 norms", nodes * sizeof *s->sigma);
   for (int64_t k = 0; k < s->c->layer_count; k++)
     if (s->c->layers[k].node < s->graph->node_count)
@@ -490,6 +606,11 @@ static qb_status run(l2 *s) {
   if (middle == NULL)
     return qb_fail_memory(s->error, "the middle of the domain", (size_t)c->elements * sizeof *middle);
   QB_TRY(allocate(s));
+  if (!read_weights(s)) {
+    s->result->refuted = true;
+    snprintf(s->result->why, sizeof s->result->why, "weights that are not positive or do not fit their tensor");
+    return QB_OK;
+  }
   for (int64_t i = 0; i < c->elements; i++) {
     middle[i] = point(c->domain[i].lo / 2 + c->domain[i].hi / 2);
     double half = fmax(add_up(c->domain[i].hi, -middle[i].lo), add_up(middle[i].lo, -c->domain[i].lo));

@@ -53,6 +53,22 @@ static json_t *gate_object(const qb_graph *graph, const qb_spectral_gate *gate) 
   return qb_json_put(object, "quantized", gate->perturbed ? json_null() : gate_norms(&gate->quantized));
 }
 
+/* T of the outputs of nodes; tensors that are not listed have ones. */
+static json_t *weights_of_tensors(const qb_worst_case *worst) {
+  json_t *array = json_array();
+  for (qb_node_id n = 0; n < worst->graph->node_count; n++) {
+    qb_value_id output = worst->graph->nodes[n].output;
+    const double *t = worst->spectral.weights[output];
+    if (t == NULL)
+      continue;
+    json_t *object = qb_json_put(json_object(), "node", json_integer(n)), *weights = json_array();
+    for (int64_t c = 0; c < worst->graph->values[output].shape.dims[1]; c++)
+      weights = qb_json_append(weights, qb_json_real(t[c]));
+    array = qb_json_append(array, qb_json_put(object, "weights", weights));
+  }
+  return array;
+}
+
 static json_t *spectral_witness(const qb_worst_case *worst) {
   json_t *layers = json_array(), *gates = json_array();
   for (qb_node_id n = 0; n < worst->graph->node_count; n++) {
@@ -68,7 +84,8 @@ static json_t *spectral_witness(const qb_worst_case *worst) {
   }
   for (int32_t g = 0; g < worst->spectral.gate_count; g++)
     gates = qb_json_append(gates, gate_object(worst->graph, &worst->spectral.gates[g]));
-  return qb_json_put(qb_json_put(json_object(), "layers", layers), "gates", gates);
+  json_t *witness = qb_json_put(qb_json_put(json_object(), "layers", layers), "gates", gates);
+  return qb_json_put(witness, "weights", weights_of_tensors(worst));
 }
 
 /* ------------------------------------------------------------------------------------------------------ worst case */

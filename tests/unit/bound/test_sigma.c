@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "bound/fault.h"
 #include "bound/sigma.h"
 
 /* A dense real operator (rows, cols). */
@@ -144,6 +145,50 @@ static void joint_operator_matches_the_dense_operator(void **state) {
   }
 }
 
+/* Tori with more frequencies than the grid of the interpolation. */
+static void interpolated_norms_match_the_dense_operator(void **state) {
+  (void)state;
+  qb_rng rng;
+  int noticed = 0;
+  qb_rng_seed(&rng, 3, 0);
+  for (int test = 0; test < 16; test++) {
+    int32_t stride = 1 + test % 2, rows = 1 + test / 2 % 2, cols = rows + test % 3;
+    qb_kernel k = random_kernel(&rng, rows, cols, 3, 1 + test % 3, stride);
+    qb_sigma_problem problem = {.inner = &k, .side = {stride * (7 + test % 4), stride * (6 + test % 3)}};
+    dense d = dense_torus(&k, problem.side);
+    double sigma = 0, truth = dense_norm(&d, &rng);
+    assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+    check(sigma, truth);
+    qb_bound_fault = QB_FAULT_COARSE_GRID;
+    assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+    qb_bound_fault = QB_FAULT_NONE;
+    noticed += sigma < truth;
+    free(d.at);
+    free(k.taps);
+  }
+  print_message("the coarse grid was noticed %d times\n", noticed);
+  assert_true(noticed > 0);
+}
+
+/* Taps (2, 2, -1): |K|^2 = 9 + 4 cos t - 4 cos 2t, at most 13.5, where cos t = 1/4. Three samples instead of five see
+ * the constant 9. */
+static void a_coarse_grid_is_below_the_norm(void **state) {
+  (void)state;
+  double taps[] = {2, 2, -1}, sigma = 0, truth = 0;
+  qb_kernel k = {.rows = 1, .cols = 1, .groups = 1, .size = {1, 3}, .stride = {1, 1}, .dilation = {1, 1}, .taps = taps};
+  qb_sigma_problem problem = {.inner = &k, .side = {1, 30}};
+  for (int f = 0; f < 30; f++) {
+    double t = 2 * acos(-1) * f / 30;
+    truth = fmax(truth, sqrt(9 + 4 * cos(t) - 4 * cos(2 * t)));
+  }
+  assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+  assert_true(sigma >= truth * (1 - 1e-15) && sigma <= truth * (1 + 1e-9));
+  qb_bound_fault = QB_FAULT_COARSE_GRID;
+  assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+  qb_bound_fault = QB_FAULT_NONE;
+  assert_true(sigma < 3.01 && truth > 3.6);
+}
+
 /* theory section 3.1: composing the kernels without the crop between them is not an upper bound of the zero-padded
  * product, but the torus form with the gate is. One axis, n = 3. */
 static void composed_kernel_needs_the_gated_crop(void **state) {
@@ -205,6 +250,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(one_kernel_matches_the_dense_operator),
       cmocka_unit_test(joint_operator_matches_the_dense_operator),
+      cmocka_unit_test(interpolated_norms_match_the_dense_operator),
+      cmocka_unit_test(a_coarse_grid_is_below_the_norm),
       cmocka_unit_test(composed_kernel_needs_the_gated_crop),
       cmocka_unit_test(extreme_kernels_are_handled),
   };

@@ -49,6 +49,18 @@ static claim make_claim(const random_network *network, const qb_spectral_result 
     assert_non_null(to->scaling);
     memcpy(to->scaling, g->scaling, (size_t)g->channels * sizeof *to->scaling);
   }
+  c.weights = qb_arena_alloc(&c.arena, (size_t)graph->node_count, sizeof *c.weights);
+  assert_non_null(c.weights);
+  for (qb_node_id n = 0; n < graph->node_count; n++) {
+    const double *t = spectral->weights[graph->nodes[n].output];
+    int64_t channels = t == NULL ? 0 : graph->values[graph->nodes[n].output].shape.dims[1];
+    if (t == NULL)
+      continue;
+    claim_weights *to = &c.weights[c.weight_count++];
+    *to = (claim_weights){n, channels, qb_arena_alloc(&c.arena, (size_t)channels, sizeof(double))};
+    assert_non_null(to->weights);
+    memcpy(to->weights, t, (size_t)channels * sizeof *t);
+  }
   return c;
 }
 
@@ -78,6 +90,15 @@ static void plant_all(claim *c, const random_network *network) {
   for (int64_t k = 0; k < c->layer_count; k++)
     for (int i = 0; i < CLAIM_SIGMAS; i++)
       plant(c, network, &c->layers[k].sigma[i], 0.8);
+  for (int64_t k = 0; k < c->weight_count; k++) {
+    double weight = c->weights[k].weights[0];
+    c->weights[k].weights[0] = -weight;
+    assert_true(recompute(c, network).refuted);
+    c->weights[k].weights[0] = weight;
+    c->weights[k].channels++;
+    assert_true(recompute(c, network).refuted);
+    c->weights[k].channels--;
+  }
   for (int64_t k = 0; k < c->gate_count; k++) {
     claim_gate *g = &c->gates[k];
     plant(c, network, &g->norms[0].joint, 0.8);
@@ -100,7 +121,7 @@ static void plant_all(claim *c, const random_network *network) {
 
 static void test_follows_the_engine(void **state) {
   (void)state;
-  int compared = 0, equal = 0, unknown = 0, gates = 0;
+  int compared = 0, equal = 0, unknown = 0, gates = 0, weighted = 0;
   for (uint64_t i = 0; i < 300; i++) {
     qb_rng rng;
     random_network network;
@@ -122,6 +143,7 @@ static void test_follows_the_engine(void **state) {
       unknown += !own.known;
       equal += own.known && own.bound > engine * (1 - 1e-6);
       gates += c.gate_count > 0;
+      weighted += c.weight_count > 0;
       if (own.known && i % 4 == 0)
         plant_all(&c, &network);
       claim_free(&c);
@@ -129,9 +151,9 @@ static void test_follows_the_engine(void **state) {
     qb_worst_case_free(&worst);
     random_network_free(&network);
   }
-  print_message("%d compared, %d equal, %d with gates, %d unknown; %d norms planted, %d noticed\n", compared, equal,
-                gates, unknown, planted, noticed);
-  assert_true(compared >= 50 && gates >= 10);
+  print_message("%d compared, %d equal, %d with gates, %d with weights, %d unknown; %d norms planted, %d noticed\n",
+                compared, equal, gates, weighted, unknown, planted, noticed);
+  assert_true(compared >= 50 && gates >= 10 && weighted >= 10);
   assert_true(equal > compared * 9 / 10);
   assert_true(planted >= 50 && noticed > planted * 9 / 10);
 }
