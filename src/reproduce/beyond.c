@@ -62,25 +62,30 @@ static qb_status bound_widths(qb_reproducing *r, const subject *s, const qb_mode
   return QB_OK;
 }
 
-/* Some images in memory. */
+/* Some images in memory; the first is replaced by the one with the largest error. */
 typedef struct starts {
+  qb_dataset *dataset;
   float *samples;
   int64_t count;
 } starts;
 
 static qb_status read_starts(const qb_data *data, const qb_model *model, starts *s, qb_error *error) {
-  qb_dataset *dataset = NULL;
-  QB_TRY(qb_data_open(data, "searching", &dataset, error));
-  qb_shape shape = qb_dataset_shape(dataset);
+  QB_TRY(qb_data_open(data, "searching", &s->dataset, error));
+  QB_TRY(qb_data_check_fit(s->dataset, model, "searching", error));
+  qb_shape shape = qb_dataset_shape(s->dataset);
   size_t elements = qb_shape_elements(&shape);
-  s->count = qb_dataset_count(dataset) < STARTS ? qb_dataset_count(dataset) : STARTS;
+  s->count = qb_dataset_count(s->dataset) < STARTS ? qb_dataset_count(s->dataset) : STARTS;
   s->samples = qb_alloc((size_t)s->count * elements, sizeof *s->samples);
-  qb_status status = s->samples != NULL ? qb_data_check_fit(dataset, model, "searching", error)
-                                        : qb_fail_memory(error, data->path, elements);
-  for (int64_t i = 0; i < s->count && status == QB_OK; i++)
-    status = qb_dataset_read(dataset, i, s->samples + (size_t)i * elements, error);
-  qb_dataset_free(dataset);
-  return status;
+  if (s->samples == NULL)
+    return qb_fail_memory(error, data->path, (size_t)s->count * elements * sizeof *s->samples);
+  for (int64_t i = 0; i < s->count; i++)
+    QB_TRY(qb_dataset_read(s->dataset, i, s->samples + (size_t)i * elements, error));
+  return QB_OK;
+}
+
+static void free_starts(starts *s) {
+  qb_dataset_free(s->dataset);
+  qb_free(s->samples);
 }
 
 static qb_status search(qb_reproducing *r, const qb_model *model, const qb_model *quantized, const qb_domain *domain,
@@ -88,7 +93,7 @@ static qb_status search(qb_reproducing *r, const qb_model *model, const qb_model
   qb_search_settings settings;
   qb_search_result result = {0};
   qb_search_settings_default(&settings);
-  settings.macs = r->settings->quick ? 2e9 : 4e10;
+  settings.macs = r->settings->quick ? 2e10 : 1e11;
   settings.seed = r->settings->seed;
   settings.data = s->samples;
   settings.data_count = s->count;
@@ -115,9 +120,11 @@ static qb_status measure_width(qb_reproducing *r, const qb_model *model, const q
     result->measured = measured.error_max;
     result->mean = measured.error_mean;
     result->images = measured.images;
+    status = qb_dataset_read(s->dataset, measured.error_argmax, s->samples, r->error);
     qb_measurement_free(&measured);
-    status = search(r, model, quantized, domain, s, &result->lower);
   }
+  if (status == QB_OK)
+    status = search(r, model, quantized, domain, s, &result->lower);
   qb_model_free(quantized);
   return status;
 }
@@ -134,7 +141,7 @@ static qb_status measure_widths(qb_reproducing *r, int index, const qb_model *mo
     if (status == QB_OK)
       status = measure_width(r, model, data, &domain, &s, widths[i], &results[i]);
   }
-  qb_free(s.samples);
+  free_starts(&s);
   qb_domain_free(&domain);
   return status;
 }
@@ -213,8 +220,7 @@ static qb_status add_subjects(qb_reproducing *r, qb_drawing *drawing) {
 
 qb_status qb_reproduce_beyond(qb_reproducing *r) {
   qb_drawing *drawing =
-      qb_drawing_create("What is proved and what is true",
-                        "the network's own inputs: every image; one scale per tensor, biases kept", 3);
+      qb_drawing_create("What is proved and what is true", "inputs: every image; one scale per tensor, biases kept", 3);
   if (drawing == NULL)
     return qb_fail_memory(r->error, "a figure", sizeof *drawing);
   qb_status status = add_subjects(r, drawing);

@@ -23,7 +23,7 @@ static const struct {
   double seconds;
 } figures[] = {
     {"figure1", qb_reproduce_figure1, 10}, {"figure2", qb_reproduce_figure2, 3},
-    {"figure3", qb_reproduce_figure3, 20}, {"figure4", qb_reproduce_figure4, 900},
+    {"figure3", qb_reproduce_figure3, 20}, {"figure4", qb_reproduce_figure4, 1200},
     {"figure5", qb_reproduce_figure5, 3},  {"equalization", qb_reproduce_equalization, 30},
     {"beyond", qb_reproduce_beyond, 200},
 };
