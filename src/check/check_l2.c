@@ -102,7 +102,8 @@ static bool can_be_weighted(const l2 *s, qb_node_id id, const qb_linear *l) {
 static bool read_weights(l2 *s) {
   for (int64_t k = 0; k < s->c->weight_count; k++) {
     const claim_weights *w = &s->c->weights[k];
-    if (w->node >= s->graph->node_count || w->channels != channels_of(s, s->graph->nodes[w->node].output))
+    if (w->node >= s->graph->node_count || w->channels == 0 ||
+        w->channels != channels_of(s, s->graph->nodes[w->node].output))
       return false;
     for (int64_t c = 0; c < w->channels; c++)
       if (!(w->weights[c] > 1e-100 && w->weights[c] < 1e100))
@@ -406,13 +407,16 @@ static qb_status gate(l2 *s, qb_node_id id, norms *y) {
   double original = gate_value(&g->norms[0]), quantized = g->has_quantized ? gate_value(&g->norms[1]) : INFINITY;
   qb_value_id sum = s->graph->nodes[id].output;
   double to = conversion(s, s->graph->nodes[w.outer].output, sum, true); /* from the weights of W2's output */
+  /* G stands between two tensors, whose weights a certificate may give differently */
+  double through = conversion(s, s->graph->nodes[w.inner].output, s->graph->nodes[w.outer].inputs[0], true);
+  double first[2] = {mul_up(through, one[1]), mul_up(through, one[2])};
   double skip_to = w.skip == QB_NONE ? 1 : conversion(s, s->graph->nodes[w.skip].output, sum, true);
   double skip_change = w.skip == QB_NONE ? 0 : mul_up(skip_to, s->sigma[w.skip][2]);
   if (!g->has_quantized) /* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1|| */
     quantized =
-        add_up(original, add_up(skip_change, mul_up(to, add_up(mul_up(two[2], one[1]), mul_up(two[0], one[2])))));
-  double drift = mul_up(to, add_up(mul_up(two[0], s->drift[w.inner]), s->drift[w.outer]));
-  double injection = mul_up(to, add_up(mul_up(two[1], s->injection[w.inner]), s->injection[w.outer]));
+        add_up(original, add_up(skip_change, mul_up(to, add_up(mul_up(two[2], first[0]), mul_up(two[0], first[1])))));
+  double drift = mul_up(to, add_up(mul_up(two[0], mul_up(through, s->drift[w.inner])), s->drift[w.outer]));
+  double injection = mul_up(to, add_up(mul_up(two[1], mul_up(through, s->injection[w.inner])), s->injection[w.outer]));
   if (w.has_skip) {
     drift = add_up(drift, add_up(s->drift[id], w.skip == QB_NONE ? 0 : mul_up(skip_to, s->drift[w.skip])));
     injection = add_up(injection, w.skip == QB_NONE ? 0 : mul_up(skip_to, s->injection[w.skip]));

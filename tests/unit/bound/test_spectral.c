@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <omp.h>
 
 #include "bound/fault.h"
 #include "bound/spectral.h"
@@ -103,6 +104,7 @@ static void forgotten_weights_are_noticed(void **state) {
 }
 
 int main(void) {
+  omp_set_num_threads(1); /* the networks are tiny */
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(any_weights_give_the_exact_error),
       cmocka_unit_test(forgotten_weights_are_noticed),

@@ -72,7 +72,7 @@ static recomputed recompute(const claim *c, const random_network *network) {
   return own;
 }
 
-static int planted, noticed;
+static int planted, noticed, forgeries;
 
 static void plant(const claim *c, const random_network *network, double *number, double factor) {
   double old = *number;
@@ -86,6 +86,37 @@ static void plant(const claim *c, const random_network *network, double *number,
 }
 
 /* Every norm made smaller by a fifth, which is more than the engine's margin, and a torus too small. */
+/* Weights of one layer's output that nothing else shares, with norms that fit them: no smaller bound may come of it. */
+static void forge_weights(claim *c, const random_network *network) {
+  double honest = recompute(c, network).bound;
+  for (int64_t k = 0; k < c->layer_count; k++) {
+    const qb_shape *shape = &network->quantized.values[network->quantized.nodes[c->layers[k].node].output].shape;
+    double large[256];
+    claim_weights *saved = c->weights, more[128];
+    if (shape->rank < 2 || shape->dims[1] > 256 || c->weight_count >= 128)
+      continue;
+    for (int64_t i = 0; i < shape->dims[1]; i++)
+      large[i] = 1e3;
+    for (int64_t i = 0; i < c->weight_count; i++) {
+      more[i] = c->weights[i];
+      for (int64_t j = 0; c->weights[i].node == c->layers[k].node && j < shape->dims[1]; j++)
+        large[j] = 1e3 * c->weights[i].weights[j];
+    }
+    claim_layer layer = c->layers[k];
+    for (int i = 0; i < CLAIM_SIGMAS; i++)
+      c->layers[k].sigma[i] *= 1e-3 * (1 + 1e-9);
+    more[c->weight_count] = (claim_weights){c->layers[k].node, shape->dims[1], large};
+    c->weights = more;
+    c->weight_count++;
+    recomputed forged = recompute(c, network);
+    c->weight_count--;
+    c->weights = saved;
+    c->layers[k] = layer;
+    assert_true(forged.refuted || !forged.known || forged.bound >= honest * (1 - 1e-6));
+    forgeries += forged.known && !forged.refuted;
+  }
+}
+
 static void plant_all(claim *c, const random_network *network) {
   for (int64_t k = 0; k < c->layer_count; k++)
     for (int i = 0; i < CLAIM_SIGMAS; i++)
@@ -99,6 +130,7 @@ static void plant_all(claim *c, const random_network *network) {
     assert_true(recompute(c, network).refuted);
     c->weights[k].channels--;
   }
+  forge_weights(c, network);
   for (int64_t k = 0; k < c->gate_count; k++) {
     claim_gate *g = &c->gates[k];
     plant(c, network, &g->norms[0].joint, 0.8);
@@ -151,8 +183,10 @@ static void test_follows_the_engine(void **state) {
     qb_worst_case_free(&worst);
     random_network_free(&network);
   }
+  print_message("%d forgeries of weights\n", forgeries);
   print_message("%d compared, %d equal, %d with gates, %d with weights, %d unknown; %d norms planted, %d noticed\n",
                 compared, equal, gates, weighted, unknown, planted, noticed);
+  assert_true(forgeries >= 10);
   assert_true(compared >= 50 && gates >= 10 && weighted >= 10);
   assert_true(equal > compared * 9 / 10);
   assert_true(planted >= 50 && noticed > planted * 9 / 10);
