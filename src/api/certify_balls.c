@@ -7,12 +7,14 @@
 
 #include "api/ball_box.h"
 #include "api/ball_call.h"
+#include "api/ball_share.h"
 #include "api/certify_claims.h"
 #include "api/model.h"
 #include "api/open_data.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/progress.h"
+#include "base/ranks.h"
 
 enum { SEARCH_ROUNDS = 16, STORED_ELEMENTS = 1 << 17 };
 
@@ -354,11 +356,27 @@ static qb_status prepare(balls_call *b) {
   return prepare_pair(b);
 }
 
+/* Centres are dealt to the ranks one by one; then every rank receives the balls of all. */
+static qb_status certify_centres(balls_call *b) {
+  const qb_certifying *c = b->c;
+  int64_t ranks = qb_rank_count(), radii = c->settings->radius_count;
+  for (int64_t first = 0; first < b->centres; first += ranks) {
+    qb_status status = QB_OK;
+    for (int64_t i = first; status == QB_OK && i < first + ranks && i < b->centres; i++) {
+      char text[QB_SHA256_TEXT];
+      status = qb_ranks_owns(i) ? certify_centre(b, i) : read_centre(b, i, text);
+    }
+    QB_TRY(qb_ranks_agree(status, c->error));
+  }
+  for (int64_t k = 0; k < b->centres * radii; k++)
+    QB_TRY(qb_ball_share(c, b->domain.count, (int)(k / radii % ranks), &b->balls[k], &b->details[k]));
+  return QB_OK;
+}
+
 static qb_status certify_all(balls_call *b) {
   qb_balls_claim *claim = &b->c->certificate->balls;
-  QB_TRY(prepare(b));
-  for (int64_t i = 0; i < b->centres; i++)
-    QB_TRY(certify_centre(b, i));
+  QB_TRY(qb_ranks_agree(prepare(b), b->c->error));
+  QB_TRY(certify_centres(b));
   claim->balls = b->balls;
   claim->ball_count = b->centres * b->c->settings->radius_count;
   claim->note = make_note(b);

@@ -73,3 +73,12 @@ ranks 2 certify digits.onnx w4.onnx -o many.json --preprocess unit --statistical
 "$plain" certify digits.onnx w4.onnx -o one.json --preprocess unit --statistical digits:150:9 >/dev/null || [ $? = 3 ] || fail "certify fails"
 without_timing <many.json >many.txt
 without_timing <one.json | cmp - many.txt || fail "two ranks, another certificate"
+
+# balls of two radii around five inputs
+"$plain" train-mlp --layers 3 --width 16 --epochs 2 --data digits:300:1 -o mlp.onnx >/dev/null
+"$plain" quantize mlp.onnx -o mlp4.onnx --bits 4 >/dev/null
+balls="certify mlp.onnx mlp4.onnx --around digits:5:9 --radius 0,0.5px --preprocess unit"
+"$plain" $balls -o one.json >/dev/null || [ $? = 3 ] || fail "certify --around fails"
+ranks 2 $balls -o many.json >/dev/null || [ $? = 3 ] || fail "two ranks fail with balls"
+"$tool" drop timing <one.json >one.txt
+"$tool" drop timing <many.json | cmp - one.txt || fail "two ranks, other balls"
