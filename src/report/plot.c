@@ -21,7 +21,7 @@ enum {
   TOP = 28,
   BOTTOM = 48,
   TICK_SPACING_ACROSS = 44,
-  TICK_SPACING_DOWN = 40
+  TICK_SPACING_DOWN = 32
 };
 
 void qb_paint_rgb(int paint, int rgb[3]) {

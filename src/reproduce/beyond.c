@@ -176,11 +176,14 @@ static qb_status find(qb_reproducing *r, const qb_study *study, const width resu
   while (i < WIDTHS - 1 && widths[i] != 8)
     i++;
   const width *w = &results[i];
-  return qb_reproduce_find(r, study->name, "the bounds of figures 1 and 3",
+  char found[96] = "no input could be proved to err, the rounding radius is larger";
+  if (w->lower > 0)
+    snprintf(found, sizeof found, "some input errs by %.3g, proved", w->lower);
+  return qb_reproduce_find(r, study->name, "no number to compare with",
                            "8 bits: prior 1e%.1f, Theorem 4.1 1e%.1f, Theorem 4.4 1e%.1f, best proof of the real "
                            "network "
-                           "%.3g; some input errs by %.3g, %lld images by at most %.3g",
-                           w->prior, w->general, w->cnn, pow(10, w->best), w->lower, (long long)w->images, w->measured);
+                           "%.3g; %s; %lld images err by at most %.3g",
+                           w->prior, w->general, w->cnn, pow(10, w->best), found, (long long)w->images, w->measured);
 }
 
 static qb_status add_subject(qb_reproducing *r, int index, FILE *stream, qb_drawing *drawing) {
