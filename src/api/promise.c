@@ -404,7 +404,8 @@ qb_status qb_quantize_auto(const qb_model *model, const qb_quantize_settings *se
                            qb_allocation *allocation, qb_error *error) {
   qb_quantize_settings open = *settings;
   qb_calibration_source source = {0};
-  allocating a = {.planner = {model, &open, how, progress, allocation}};
+  allocating a = {
+      .planner = {.model = model, .settings = &open, .how = how, .progress = progress, .allocation = allocation}};
   *quantized = NULL;
   start_report(how, allocation);
   if (model->source != NULL)
