@@ -225,12 +225,6 @@ void qb_data_default(qb_data *data) { *data = (qb_data){.preprocess = "raw"}; }
 
 void qb_measure_settings_default(qb_measure_settings *settings) { *settings = (qb_measure_settings){.batch = 16}; }
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
-static int32_t read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }
-
 static void copy_measured(const qb_run_measure_info *info, qb_measurement *measurement) {
   measurement->images = info->count;
   measurement->labelled = info->labelled;
@@ -274,7 +268,7 @@ static qb_status run_samples(const qb_model *model, const qb_model *other, const
   QB_TRY(qb_data_check_fit(dataset, model, "measuring", error));
   if (other != NULL)
     QB_TRY(qb_data_check_fit(dataset, other, "measuring", error));
-  const qb_run_samples samples = {dataset, qb_dataset_count(dataset), read_sample, read_label};
+  const qb_run_samples samples = {dataset, qb_dataset_count(dataset), qb_data_read_sample, qb_data_read_label};
   qb_run_measure_settings how;
   qb_run_measure_info info = {0};
   qb_run_measure_settings_default(&how);

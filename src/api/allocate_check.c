@@ -17,10 +17,6 @@
 
 /* ------------------------------------------------------------------------------------------------- unseen samples */
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
 typedef struct trace_entry {
   uint64_t hash;
   int64_t index;
@@ -104,7 +100,7 @@ qb_status qb_verifier_open(qb_verifier *verifier, const qb_calibration *calibrat
   QB_TRY(qb_data_open(how->verify, "verification", &verifier->dataset, error));
   QB_TRY(qb_data_check_fit(verifier->dataset, verifier->model, "verification", error));
   verifier->count = qb_dataset_count(verifier->dataset);
-  const qb_calibration own = {.read = read_sample, .context = verifier->dataset, .count = verifier->count};
+  const qb_calibration own = {.read = qb_data_read_sample, .context = verifier->dataset, .count = verifier->count};
   QB_TRY(qb_calibration_record(&own, verifier->model, &verifier->trace, error));
   qb_calibration_trace seen = {0};
   qb_status status = qb_calibration_record(calibration, verifier->model, &seen, error);
@@ -142,7 +138,7 @@ qb_status qb_verifier_test(const qb_verifier *verifier, const qb_model *quantize
   const qb_allocate_settings *how = verifier->how;
   if (verifier->dataset == NULL)
     return QB_OK;
-  const qb_run_samples samples = {verifier->dataset, verifier->count, read_sample, NULL};
+  const qb_run_samples samples = {verifier->dataset, verifier->count, qb_data_read_sample, NULL};
   QB_TRY(compare(verifier, quantized, &samples, progress, &test->flips, &test->error_max, error));
   QB_TRY(qb_binomial_upper(verifier->count, test->flips, 1 - how->confidence, &test->flip_upper, error));
   if (how->promise == QB_PROMISE_FLIP_RATE)

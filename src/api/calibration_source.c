@@ -11,10 +11,6 @@
 
 enum { HASH_DIGITS = 16, COUNT_DIGITS = 20 };
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
 qb_status qb_calibration_open(const qb_model *model, qb_quantize_settings *settings, qb_calibration_source *source,
                               qb_error *error) {
   *source = (qb_calibration_source){0};
@@ -22,7 +18,7 @@ qb_status qb_calibration_open(const qb_model *model, qb_quantize_settings *setti
     return QB_OK;
   QB_TRY(qb_data_open(settings->calibration_data, "calibration", &source->dataset, error));
   QB_TRY(qb_data_check_fit(source->dataset, model, "calibration", error));
-  settings->calibration.read = read_sample;
+  settings->calibration.read = qb_data_read_sample;
   settings->calibration.context = source->dataset;
   settings->calibration.count = qb_dataset_count(source->dataset);
   return QB_OK;

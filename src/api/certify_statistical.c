@@ -7,12 +7,6 @@
 #include "run/measure.h"
 #include "stats/statistical_claim.h"
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
-static int32_t read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }
-
 static qb_status claim_from(const qb_certifying *c, const qb_run_measure_info *info) {
   const qb_statistical_settings how = {c->settings->confidence, c->settings->candidates, info->class_count};
   qb_observation *observations = qb_alloc((size_t)info->count, sizeof *observations);
@@ -29,7 +23,7 @@ static qb_status claim_from(const qb_certifying *c, const qb_run_measure_info *i
 }
 
 static qb_status run_both(const qb_certifying *c, const qb_dataset *dataset) {
-  const qb_run_samples samples = {dataset, qb_dataset_count(dataset), read_sample, read_label};
+  const qb_run_samples samples = {dataset, qb_dataset_count(dataset), qb_data_read_sample, qb_data_read_label};
   qb_run_measure_settings how;
   qb_run_measure_info info = {0};
   qb_run_measure_settings_default(&how);

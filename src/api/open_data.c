@@ -25,3 +25,9 @@ qb_status qb_data_check_fit(const qb_dataset *dataset, const qb_model *model, co
   return qb_fail(error, QB_ERROR_SHAPE, "%s: its input is %s but a sample is %s; choose another preprocessing",
                  model->path, qb_shape_print(input, wanted), qb_shape_print(&sample, given));
 }
+
+qb_status qb_data_read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
+  return qb_dataset_read(dataset, index, sample, error);
+}
+
+int32_t qb_data_read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }

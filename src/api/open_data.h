@@ -12,4 +12,8 @@ QB_MUST_CHECK qb_status qb_data_open(const qb_data *data, const char *what, qb_d
 QB_MUST_CHECK qb_status qb_data_check_fit(const qb_dataset *dataset, const qb_model *model, const char *what,
                                           qb_error *error);
 
+/* qb_dataset_read and qb_dataset_label for those who take a function and a context: `dataset` is a qb_dataset. */
+qb_status qb_data_read_sample(const void *dataset, int64_t index, float *sample, qb_error *error);
+int32_t qb_data_read_label(const void *dataset, int64_t index);
+
 #endif

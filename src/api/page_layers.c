@@ -79,17 +79,13 @@ static qb_status find_shares(qb_page_work *work) {
 
 /* ------------------------------------------------------------------------------------------------------ sensitivity */
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
 /* The original with one layer's weights replaced, against the original. */
 static qb_status measure_alone(const qb_page_work *work, const qb_linear *original, const qb_linear *quantized,
                                int64_t count, double *sensitivity) {
   qb_graph graph;
   qb_run_measure_settings how;
   qb_run_measure_info info = {0};
-  const qb_run_samples samples = {.context = work->dataset, .count = count, .read = read_sample};
+  const qb_run_samples samples = {.context = work->dataset, .count = count, .read = qb_data_read_sample};
   qb_run_measure_settings_default(&how);
   how.batch = work->settings->batch;
   how.threads = work->settings->threads;

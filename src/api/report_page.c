@@ -36,12 +36,6 @@ static qb_status check(const qb_page_work *work) {
 /* ---------------------------------------------------------------------------------------------------------- measured
  */
 
-static qb_status read_sample(const void *dataset, int64_t index, float *sample, qb_error *error) {
-  return qb_dataset_read(dataset, index, sample, error);
-}
-
-static int32_t read_label(const void *dataset, int64_t index) { return qb_dataset_label(dataset, index); }
-
 static void count_errors(const qb_run_measure_info *measured, qb_page_histogram *h) {
   *h = (qb_page_histogram){.title = "Errors of the outputs", .hi = measured->error_max > 0 ? measured->error_max : 1};
   for (int64_t i = 0; i < measured->count; i++) {
@@ -64,7 +58,8 @@ static qb_status compare_decisions(qb_page_work *work) {
 static qb_status measure(qb_page_work *work) {
   qb_run_measure_settings how;
   qb_run_measure_info *measured = &work->measured;
-  const qb_run_samples samples = {work->dataset, qb_dataset_count(work->dataset), read_sample, read_label};
+  const qb_run_samples samples = {work->dataset, qb_dataset_count(work->dataset), qb_data_read_sample,
+                                  qb_data_read_label};
   qb_run_measure_settings_default(&how);
   how.batch = work->settings->batch;
   how.threads = work->settings->threads;
@@ -117,23 +112,13 @@ static qb_status describe_network(const qb_model *model, qb_page_network *networ
 /* ---------------------------------------------------------------------------------------------------------- the call
  */
 
-static qb_status match(qb_page_work *work) {
-  qb_error first;
-  if (qb_pair_match(&work->model->graph, &work->other->graph, &work->pair, &first) == QB_OK)
-    return QB_OK;
-  qb_pair_free(&work->pair);
-  work->pair = (qb_pair){0};
-  qb_status status = qb_pair_match_absorbed(&work->model->graph, &work->other->graph, &work->pair, work->error);
-  return status == QB_OK ? QB_OK : qb_fail(work->error, first.status, "%s", first.message);
-}
-
 static qb_status gather(qb_page_work *work) {
   qb_page *page = &work->page;
   QB_TRY(check(work));
   QB_TRY(qb_data_open(work->data, "a report", &work->dataset, work->error));
   QB_TRY(qb_preprocess_parse(work->data->preprocess, &work->preprocess, work->error));
   QB_TRY(qb_data_check_fit(work->dataset, work->model, "a report", work->error));
-  QB_TRY(match(work));
+  QB_TRY(qb_pair_match_any(&work->model->graph, &work->other->graph, &work->pair, work->error));
   QB_TRY(describe_network(work->model, &page->model, work->error));
   QB_TRY(describe_network(work->other, &page->other, work->error));
   page->data = work->data->path;
