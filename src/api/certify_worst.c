@@ -21,7 +21,7 @@ static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_L
                                                                       QB_BOUND_TWO_STAGE, QB_BOUND_INTERVAL,
                                                                       QB_BOUND_SPECTRAL};
 
-/* What qb_check recomputes, and what is far tighter where it applies. */
+/* The others are never below `interval` by much, or rarely apply. */
 static const char *const default_methods = "layerwise,interval,spectral,bisection";
 
 /* Cutting up a box of few inputs is a method of certificates alone: it needs a lower side and a timeout. */

@@ -215,7 +215,19 @@ static double overlap(const qb_window *w, int axis) {
   return (double)((k + s - 1) / s);
 }
 
-static qb_status for_each_window(spectral_call *call, const qb_window *window, bool average, bool include_pad) {
+/* Taps at output position `at` along an axis: those inside the image, or, where pads count, inside the padded one. */
+static int64_t taps_of(const qb_pool_attributes *pool, const qb_shape *x, int axis, int64_t at) {
+  const qb_window *w = &pool->window;
+  int64_t inside = 0, length = x->dims[2 + axis];
+  for (int64_t k = 0; k < w->kernel[axis]; k++) {
+    int64_t pixel = at * w->stride[axis] + k * w->dilation[axis] - w->pad_begin[axis];
+    inside += pool->count_include_pad ? pixel < length + w->pad_end[axis] : pixel >= 0 && pixel < length;
+  }
+  return inside;
+}
+
+static qb_status for_each_window(spectral_call *call, const qb_pool_attributes *pool, bool average) {
+  const qb_window *window = &pool->window;
   const qb_shape *x = &input_value(call, 0)->shape;
   const qb_shape *y = &call->s->pair->quantized->values[call->node->output].shape;
   int64_t area = (int64_t)window->kernel[0] * window->kernel[1], image = x->dims[2] * x->dims[3];
@@ -231,14 +243,14 @@ static qb_status for_each_window(spectral_call *call, const qb_window *window, b
       top = fmax(top, value);
       sum += value;
     }
-    call->d[i] = average ? sum / (double)(include_pad ? area : count) : top;
+    call->d[i] = average ? sum / (double)(taps_of(pool, x, 0, y_out) * taps_of(pool, x, 1, x_out)) : top;
   }
   return QB_OK;
 }
 
 static qb_status rule_max_pool(spectral_call *call) {
   const qb_window *window = &call->node->attributes.pool.window;
-  QB_TRY(for_each_window(call, window, false, false));
+  QB_TRY(for_each_window(call, &call->node->attributes.pool, false));
   double copies = root_up(overlap(window, 0) * overlap(window, 1));
   *call->y = (qb_spectral_state){.error = multiply_up(copies, call->x->error),
                                  .spread = multiply_up(copies, call->x->spread),
@@ -246,29 +258,32 @@ static qb_status rule_max_pool(spectral_call *call) {
   return QB_OK;
 }
 
-/* A mean has row sums 1 (or less), so by Schur its norm is at most the root of the largest column sum. */
+/* The largest sum of 1 / taps over the windows that see one pixel, along one axis. */
+static double column_sum(const qb_pool_attributes *pool, const qb_shape *x, const qb_shape *y, int axis) {
+  const qb_window *w = &pool->window;
+  double largest = 0;
+  for (int64_t pixel = 0; pixel < x->dims[2 + axis]; pixel++) {
+    double sum = 0;
+    for (int64_t at = 0; at < y->dims[2 + axis]; at++) {
+      int64_t offset = pixel + w->pad_begin[axis] - at * w->stride[axis];
+      if (offset >= 0 && offset % w->dilation[axis] == 0 && offset / w->dilation[axis] < w->kernel[axis])
+        sum = add_up(sum, round_up(1 / (double)taps_of(pool, x, axis, at)));
+    }
+    largest = fmax(largest, sum);
+  }
+  return largest;
+}
+
+/* A mean has row sums 1 (or less), so by Schur its norm is at most the root of the largest column sum, which is a
+ * product over the axes. */
 static qb_status rule_average(spectral_call *call) {
   const qb_shape *x = &input_value(call, 0)->shape;
   double factor;
   if (call->node->op == QB_OP_AVERAGE_POOL) {
     const qb_pool_attributes *pool = &call->node->attributes.pool;
     const qb_shape *y = &call->s->pair->quantized->values[call->node->output].shape;
-    /* A window at the border, or past it in ceil mode, may have few pixels; then a column sum can reach the overlap. */
-    bool full = pool->window.pad_begin[0] + pool->window.pad_begin[1] == 0;
-    for (int axis = 0; axis < 2; axis++) {
-      int64_t last = (y->dims[2 + axis] - 1) * pool->window.stride[axis] +
-                     (int64_t)(pool->window.kernel[axis] - 1) * pool->window.dilation[axis];
-      full = full && last < x->dims[2 + axis];
-    }
-    /* windows cut by the border with count_include_pad: ceil-mode windows may still divide by less, so not counted */
-    double windows = overlap(&pool->window, 0) * overlap(&pool->window, 1);
-    double area = full ? (double)pool->window.kernel[0] * (double)pool->window.kernel[1] : 1;
-    factor = root_up(windows / area);
-    if (!full && pool->count_include_pad) {
-      spectral_refuse(call, "AveragePool over padding has no l2 rule");
-      return QB_OK;
-    }
-    QB_TRY(for_each_window(call, &pool->window, true, false));
+    factor = root_up(multiply_up(column_sum(pool, x, y, 0), column_sum(pool, x, y, 1)));
+    QB_TRY(for_each_window(call, pool, true));
   } else {
     int64_t area = x->dims[2] * x->dims[3];
     for (int64_t i = 0; i < call->outputs; i++) {
@@ -480,42 +495,79 @@ static qb_status rule_transpose(spectral_call *call) {
 
 /* ------------------------------------------------------------------------------------- quantized activations of x' */
 
-/* x -> clamp(round(x / s)) of the quantized network alone. With P the projection to the representable range,
- * ||q(x') - x|| <= s/2 sqrt(n) + ||P x' - P x|| + ||P x - x|| and ||P x - x|| <= ||P c - c|| + H. */
-static qb_status rule_quantize_linear(spectral_call *call) {
-  const qb_value *scale = input_value(call, 1);
-  const qb_value *zero = call->node->input_count > 2 ? input_value(call, 2) : NULL;
+/* What the original does in the place of a quantizer, which may be the work of the quantizer's clamp: its limits. */
+static void replaced_limits(const spectral_call *call, int64_t i, double *lo, double *hi) {
+  *lo = call->partner == NULL ? -INFINITY : 0;
+  *hi = INFINITY;
+  if (call->partner == NULL || call->partner->op == QB_OP_RELU)
+    return;
+  *lo = (double)call->partner->attributes.clip.lo;
+  *hi = clip_high(&call->partner->attributes.clip, qb_shape_channel(&input_value(call, 0)->shape, i));
+}
+
+static double limit_change(double a, double b) { return a == b ? 0 : round_up(fabs(a - b)); }
+
+/* x -> clamp(round(x / s)) of the quantized network against f, a Relu, a Clip or nothing, of the original. With P the
+ * projection to the representable range, ||q(x') - f(x)|| <= s/2 sqrt(n) + ||P x' - P x|| + ||P x - f(x)||, and the
+ * last is at most ||P c - f(c)|| + H because P - f has slopes in [-1, 1], and at most what the limits differ by. Both
+ * also lie within the hull of the limits. */
+typedef struct clamp_sums {
+  double step, here, moved, width, far, widest; /* sums of squares, the last a maximum */
+} clamp_sums;
+
+/* Scale and zero point of element i. */
+static void read_grid(const spectral_call *call, int64_t i, double *scale, double *zero) {
   const qb_shape *shape = &input_value(call, 0)->shape;
-  if (call->partner != NULL || !scale->is_constant || (zero != NULL && !zero->is_constant)) {
-    spectral_refuse(call, "QuantizeLinear in both networks, or with a scale that is computed");
-    return QB_OK;
-  }
-  double step = 0, outside = 0, widest = 0;
   int32_t axis = call->node->attributes.quantize.axis;
   int64_t inner = 1;
   for (int32_t k = axis + 1; k < shape->rank; k++)
     inner *= shape->dims[k];
-  bool scalar = qb_view_elements(&scale->constant) == 1;
-  for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t channel = scalar ? 0 : i / inner % shape->dims[axis];
-    double s = (double)qb_view_f32(&scale->constant)[channel];
-    double z =
-        zero == NULL ? 0 : (double)qb_view_f32(&zero->constant)[qb_view_elements(&zero->constant) == 1 ? 0 : channel];
-    double lo = s * ((double)call->node->attributes.quantize.lo - z);
-    double hi = s * ((double)call->node->attributes.quantize.hi - z);
-    double past = fmax(fmax(lo - call->c[i], call->c[i] - hi), 0);
-    call->d[i] = call->c[i];
-    double reach = qb_quantizer_reach(call->node, s, z);
-    step += reach * reach;
-    outside += past * past;
-    widest = fmax(widest, s);
+  for (int32_t slot = 1; slot < 3; slot++) {
+    const qb_view *view = slot < call->node->input_count ? &input_value(call, slot)->constant : NULL;
+    double number = 0;
+    if (view != NULL)
+      number = (double)qb_view_f32(view)[qb_view_elements(view) == 1 ? 0 : i / inner % shape->dims[axis]];
+    *(slot == 1 ? scale : zero) = number;
   }
+}
+
+static void clamp_element(spectral_call *call, int64_t i, clamp_sums *sums) {
+  double s, z, lo, hi;
+  read_grid(call, i, &s, &z);
+  replaced_limits(call, i, &lo, &hi);
+  double least = s * ((double)call->node->attributes.quantize.lo - z);
+  double most = s * ((double)call->node->attributes.quantize.hi - z);
+  double c = fmin(fmax(call->c[i], lo), hi);
+  double here = c - fmin(fmax(call->c[i], least), most), reach = qb_quantizer_reach(call->node, s, z);
+  double moved = fmax(limit_change(lo, least), limit_change(hi, most)), width = fmax(hi, most) - fmin(lo, least);
+  double far = fmax(hi - c, c - lo);
+  call->d[i] = c;
+  sums->step += reach * reach;
+  sums->here += here * here;
+  sums->moved += moved * moved;
+  sums->width += width * width;
+  sums->far += far * far;
+  sums->widest = fmax(sums->widest, width);
+}
+
+static qb_status rule_quantize_linear(spectral_call *call) {
+  bool known = call->partner == NULL || call->partner->op == QB_OP_RELU || call->partner->op == QB_OP_CLIP;
+  for (int32_t slot = 1; slot < call->node->input_count; slot++)
+    known = known && input_value(call, slot)->is_constant;
+  if (!known) {
+    spectral_refuse(call, "QuantizeLinear in both networks, or with a scale that is computed");
+    return QB_OK;
+  }
+  clamp_sums sums = {0};
+  for (int64_t i = 0; i < call->outputs; i++)
+    clamp_element(call, i, &sums);
   /* the division x / s is rounded: a tie may go either way, at most one unit in the last place of the quotient */
   double slack = 1 + ((double)call->outputs + 64) * DBL_EPSILON;
-  double rounding = add_up(sqrt(step) * slack * (1 + 0x1p-7), sqrt(outside) * slack);
-  call->y->error = add_up(call->x->error, add_up(rounding, call->x->spread));
-  call->y->spread = call->x->spread;
-  call->y->peak = INFINITY;
+  double replaced = fmin(add_up(sqrt(sums.here) * slack, call->x->spread), sqrt(sums.moved) * slack);
+  double rounding = add_up(sqrt(sums.step) * slack * (1 + 0x1p-7), replaced);
+  call->y->error = fmin(add_up(call->x->error, rounding), sqrt(sums.width) * slack);
+  call->y->spread = fmin(call->x->spread, sqrt(sums.far) * slack);
+  call->y->peak = sums.widest * slack;
   return QB_OK;
 }
 

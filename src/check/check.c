@@ -1,8 +1,12 @@
 /* qb_check: verifies a certificate without the engine that wrote it. Read this first, then
  *   check_claim.c    what the file says
- *   check_cells.c    layerwise and interval: ranges through both networks, one rule per operator
+ *   check_cells.c    layerwise, interval and elementwise: ranges through both networks, one rule per operator
  *   check_linear.c   the rule of layers with weights
+ *   check_passes.c   products of non-negative numbers with weights
+ *   check_paths.c    two_stage: sums over the paths of both networks
+ *   check_quantizer.c  quantizers of activations
  *   check_l2.c       spectral: the l2 recurrences from claimed norms
+ *   check_l2_rules.c   the same for operators without weights
  *   check_sigma.c    proving a claimed norm, frequency by frequency
  *   check_statistical.c  limits of held-out inputs from the counts beside them
  * It shares the reader of ONNX files and the matching of two graphs with the engine, and nothing else. */
@@ -20,7 +24,8 @@
 #include "graph/pass_fold_bn.h"
 #include "onnx/onnx.h"
 
-/* ---------------------------------------------------------------------------------------------- layerwise, interval */
+/* --------------------------------------------------------------------------------- layerwise, interval, elementwise
+ */
 
 static bool counts(const claim *c, int64_t k) { return c->output < 0 || c->output == k; }
 
@@ -46,17 +51,37 @@ static void judge_output(const claim *c, const walk *w, recomputed *result) {
   }
 }
 
-qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
-  walk w;
-  walk_grain how = strcmp(c->method, "interval") == 0 ? GRAIN_FINE : GRAIN_COARSE;
-  qb_status status = walk_begin(&w, pair, how, c->domain, error);
+/* Elementwise has its sizes limited by layerwise's ranges, node by node. */
+static qb_status walk_both(const claim *c, walk *w, walk *limits, recomputed *result) {
+  const qb_pair *pair = w->pair;
+  qb_status status = QB_OK;
   result->known = true;
-  for (qb_node_id n = 0; status == QB_OK && result->known && n < pair->quantized->node_count; n++)
-    status = walk_visit(&w, n, &result->known);
+  for (qb_node_id n = 0; status == QB_OK && result->known && n < pair->quantized->node_count; n++) {
+    if (w->limits != NULL)
+      status = walk_visit(limits, n, &result->known);
+    if (status == QB_OK && result->known)
+      status = walk_visit(w, n, &result->known);
+  }
   if (status == QB_OK && result->known)
-    judge_output(c, &w, result);
+    judge_output(c, w, result);
   else
-    snprintf(result->why, sizeof result->why, "%s", w.why);
+    snprintf(result->why, sizeof result->why, "%s", w->why[0] != '\0' ? w->why : limits->why);
+  return status;
+}
+
+qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
+  walk w, limits = {.pair = pair};
+  bool sizes = strcmp(c->method, "elementwise") == 0;
+  walk_grain how = sizes ? GRAIN_SIZES : strcmp(c->method, "interval") == 0 ? GRAIN_FINE : GRAIN_COARSE;
+  qb_status status = walk_begin(&w, pair, how, c->domain, error);
+  if (status == QB_OK && sizes) {
+    w.limits = &limits;
+    status = walk_begin(&limits, pair, GRAIN_COARSE, c->domain, error);
+  }
+  if (status == QB_OK)
+    status = walk_both(c, &w, &limits, result);
+  if (sizes)
+    walk_free(&limits);
   walk_free(&w);
   return status;
 }
@@ -129,9 +154,14 @@ static bool same_files(const claim *c, const char *const paths[2], qb_check_repo
 static qb_status recompute(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
   recomputed result = {0};
   char why[sizeof report->why];
-  bool by_ranges = strcmp(c->method, "layerwise") == 0 || strcmp(c->method, "interval") == 0;
-  if (by_ranges)
+  static const char *const by_ranges[] = {"layerwise", "interval", "elementwise"};
+  bool ranges = false;
+  for (int k = 0; k < 3; k++)
+    ranges = ranges || strcmp(c->method, by_ranges[k]) == 0;
+  if (ranges)
     QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
+  else if (strcmp(c->method, "two_stage") == 0)
+    QB_TRY(recompute_by_paths(c, &n->pair, &result, error));
   else if (strcmp(c->method, "spectral") == 0)
     QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
   else

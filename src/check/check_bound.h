@@ -15,8 +15,11 @@ typedef struct recomputed {
   char why[RECOMPUTED_WHY];
 } recomputed;
 
-/* layerwise and interval. QB_ERROR_MEMORY. */
+/* layerwise, interval and elementwise. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
+
+/* two_stage (check_paths.c). QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status recompute_by_paths(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
 /* spectral (check_l2.c). QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);

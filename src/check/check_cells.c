@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "check/check_quantizer.h"
 
 typedef struct call {
   walk *w;
@@ -26,11 +27,11 @@ static int64_t channel_of(const qb_shape *shape, int64_t i) {
 }
 
 int64_t cell_of(walk_grain grain, const qb_shape *shape, int64_t i) {
-  return grain == GRAIN_FINE ? i : channel_of(shape, i);
+  return grain != GRAIN_COARSE ? i : channel_of(shape, i);
 }
 
 static int64_t cell_count(walk_grain grain, const qb_shape *shape) {
-  return grain == GRAIN_FINE ? (int64_t)qb_shape_elements(shape) : shape->rank < 2 ? 1 : shape->dims[1];
+  return grain != GRAIN_COARSE ? (int64_t)qb_shape_elements(shape) : shape->rank < 2 ? 1 : shape->dims[1];
 }
 
 static int64_t count_of(const call *c) { return (int64_t)qb_shape_elements(c->shape); }
@@ -63,16 +64,19 @@ static int64_t broadcast(const qb_shape *whole, const qb_shape *part, int64_t i)
   return index;
 }
 
-/* The original's constant in the place of our constant in `slot`: the same slot, or its only constant. */
-static const qb_value *partner_constant(const call *c, int32_t slot) {
-  const qb_graph *graph = c->w->pair->original;
-  if (slot < c->partner->input_count && c->partner->inputs[slot] != QB_NONE &&
-      graph->values[c->partner->inputs[slot]].is_constant)
-    return &graph->values[c->partner->inputs[slot]];
-  for (int32_t k = 0; k < c->partner->input_count; k++)
-    if (graph->values[c->partner->inputs[k]].is_constant)
-      return &graph->values[c->partner->inputs[k]];
+const qb_value *constant_of_partner(const qb_pair *pair, const qb_node *partner, int32_t slot) {
+  const qb_graph *graph = pair->original;
+  if (slot < partner->input_count && partner->inputs[slot] != QB_NONE &&
+      graph->values[partner->inputs[slot]].is_constant)
+    return &graph->values[partner->inputs[slot]];
+  for (int32_t k = 0; k < partner->input_count; k++)
+    if (graph->values[partner->inputs[k]].is_constant)
+      return &graph->values[partner->inputs[k]];
   return NULL;
+}
+
+static const qb_value *partner_constant(const call *c, int32_t slot) {
+  return constant_of_partner(c->w->pair, c->partner, slot);
 }
 
 /* Element i of the broadcast operand, an activation or a constant of both networks. */
@@ -149,11 +153,6 @@ static bool rule_prelu(const call *c) {
     put(c, i, through(t, leaky_image(t.x, slope), leaky_image(t.q, slope), leaky_image(range_hull(t.x, t.q), slope)));
   }
   return slopes->is_constant;
-}
-
-static range clip_limits(const qb_node *node, int64_t channel) {
-  const qb_clip_attributes *clip = &node->attributes.clip;
-  return (range){(double)clip->lo, (double)(clip->hi_channels == NULL ? clip->hi : clip->hi_channels[channel])};
 }
 
 /* sup over x of |clip(x; a) - clip(x; b)|: piecewise linear with kinks at the four limits. */
@@ -256,6 +255,21 @@ static bool rule_batch_norm(const call *c) {
   return true;
 }
 
+/* exp(x), with 2^-45 of its size for libm's error. */
+static range exponential(range x) { return (range){exp(x.lo) * (1 - 0x1p-45), exp(x.hi) * (1 + 0x1p-45) + 0x1p-1000}; }
+
+/* Entry i of a softmax over `length` points in steps of `inner`, all moved by the largest. */
+static range softmax_at(const call *c, int64_t first, int64_t length, int64_t inner, int64_t i) {
+  double top = -INFINITY;
+  range sum = {0, 0};
+  for (int64_t k = 0; k < length; k++)
+    top = fmax(top, input(c, 0, first + k * inner).x.hi);
+  for (int64_t k = 0; k < length; k++)
+    sum = range_add(sum, exponential(range_sub(input(c, 0, first + k * inner).x, point(top))));
+  range p = range_mul(exponential(range_sub(input(c, 0, i).x, point(top))), range_inverse(sum));
+  return range_clamp(p, (range){0, 1});
+}
+
 /* Row i of the Jacobian has the l1 norm 2 p_i (1 - p_i) <= 1/2. */
 static bool rule_softmax(const call *c) {
   int64_t length = 1, inner = 1;
@@ -267,7 +281,10 @@ static bool rule_softmax(const call *c) {
     for (int64_t k = 0; k < length; k++)
       widest = fmax(widest, range_size(input(c, 0, first + k * inner).d));
     double e = fmin(1, widest / 2);
-    put(c, i, (triple){{0, 1}, {0, 1}, {-e, e}});
+    range p = {0, 1};
+    if (c->w->grain == GRAIN_FINE && widest == 0) /* a centre; else no more is needed */
+      p = softmax_at(c, first, length, inner, i);
+    put(c, i, (triple){p, p, {-e, e}});
   }
   return true;
 }
@@ -456,56 +473,6 @@ static bool rule_transpose(const call *c) {
 /* ------------------------------------------------------------------------------------------------ quantized
  * activations */
 
-/* Scale or zero point at an index along the axis; exact products below: scales have 24 bits, codes at most 17. */
-static double grid_entry(const qb_graph *graph, const qb_node *node, int32_t slot, int64_t index) {
-  if (slot >= node->input_count || node->inputs[slot] == QB_NONE)
-    return 0;
-  const qb_value *value = &graph->values[node->inputs[slot]];
-  return (double)qb_view_f32(&value->constant)[qb_shape_elements(&value->shape) == 1 ? 0 : index];
-}
-
-/* A clip and an error of at most `step`. */
-typedef struct clamp_step {
-  range limits;
-  double step;
-} clamp_step;
-
-/* Inside the range |s k - clip(x)| is at most half a step, or a whole one for rounding down. Where the quotient is f x
- * with f s = 1 + d, another |d| / (1 - |d|) times the end of the range. */
-static double step_of(const qb_node *node, double s, double z) {
-  double step = node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2,
-         f = (double)node->attributes.quantize.factor;
-  double d = f == 0 ? 0 : fabs(f * s - 1); /* exact */
-  double lo = fabs((double)node->attributes.quantize.lo - z), hi = fabs((double)node->attributes.quantize.hi - z);
-  return d == 0 ? step : add_up(step, (lo > hi ? lo : hi) * s * d / (1 - d) * (1 + 0x1p-40));
-}
-
-static clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, const qb_shape *shape, int64_t i) {
-  int64_t inner = 1;
-  int32_t axis = node->attributes.quantize.axis;
-  for (int32_t k = axis + 1; k < shape->rank; k++)
-    inner *= shape->dims[k];
-  int64_t index = axis < 0 || axis >= shape->rank ? 0 : i / inner % shape->dims[axis];
-  double s = grid_entry(graph, node, 1, index), z = grid_entry(graph, node, 2, index);
-  return (clamp_step){{s * ((double)node->attributes.quantize.lo - z), s * ((double)node->attributes.quantize.hi - z)},
-                      step_of(node, s, z)};
-}
-
-/* What the original does in the place of our quantizer. */
-static clamp_step original_at(const call *c, int64_t i) {
-  if (c->partner == NULL)
-    return (clamp_step){{-INFINITY, INFINITY}, 0};
-  if (c->partner->op == QB_OP_QUANTIZE_LINEAR)
-    return quantizer_at(c->w->pair->original, c->partner, c->shape, i);
-  if (c->partner->op == QB_OP_RELU)
-    return (clamp_step){{0, INFINITY}, 0};
-  return (clamp_step){clip_limits(c->partner, channel_of(c->shape, i)), 0};
-}
-
-static range quantized(range x, clamp_step s) {
-  return range_clamp(range_add(x, (range){-s.step, s.step}), s.limits); /* rounding, then clamping */
-}
-
 /* Constants with positive scales. */
 static bool good_grid(const qb_graph *graph, const qb_node *node) {
   for (int32_t slot = 1; slot < node->input_count; slot++)
@@ -525,7 +492,8 @@ static bool rule_quantize_linear(const call *c) {
       (c->partner != NULL && !both && c->partner->op != QB_OP_RELU && c->partner->op != QB_OP_CLIP))
     return false;
   for (int64_t i = 0; i < count_of(c); i++) {
-    clamp_step own = quantizer_at(c->w->pair->quantized, c->node, c->shape, i), theirs = original_at(c, i);
+    clamp_step own = quantizer_at(c->w->pair->quantized, c->node, c->shape, i),
+               theirs = replaced_at(c->w->pair, c->partner, c->shape, i);
     triple t = input(c, 0, i);
     double moved =
         fmin(clip_difference(t.x, theirs.limits, own.limits), clip_difference(t.q, theirs.limits, own.limits));
@@ -535,7 +503,12 @@ static bool rule_quantize_linear(const call *c) {
     if (c->w->grain == GRAIN_FINE && c->partner == NULL)
       d = range_meet(d, (range){fmin(add_down(t.d.lo, -own.step), add_down(own.limits.hi, -t.x.hi)),
                                 fmax(add_up(t.d.hi, own.step), add_up(own.limits.lo, -t.x.lo))});
-    put(c, i, (triple){quantized(t.x, theirs), quantized(t.q, own), d});
+    triple y = {quantized(t.x, theirs), quantized(t.q, own), d};
+    if (c->w->grain == GRAIN_FINE && c->partner != NULL && !both) {
+      y.q = range_meet(y.q, codes_within(t.q, own));
+      y.d = range_meet(d, clamp_difference(t.x, t.q, t.d, theirs.limits, own));
+    }
+    put(c, i, y);
   }
   c->y->codes = c->node;
   return true;
@@ -632,6 +605,16 @@ static void tighten(walk_grain grain, triple *t) {
   t->x = range_meet(t->x, range_sub(t->q, t->d));
 }
 
+/* Nothing but sizes stays of what a rule found; the coarse walk adds the ranges that it knows. */
+static void forget_signs(const triple *coarse, triple *t) {
+  const range *limits[3] = {&coarse->x, &coarse->q, &coarse->d};
+  range *ranges[3] = {&t->x, &t->q, &t->d};
+  for (int k = 0; k < 3; k++) {
+    double size = isnan(ranges[k]->lo) || isnan(ranges[k]->hi) ? INFINITY : range_size(*ranges[k]);
+    *ranges[k] = range_meet((range){-size, size}, *limits[k]);
+  }
+}
+
 static bool is_linear(qb_op op) { return rules[op] == NULL; }
 
 /* Copies and quantizers may stand alone; integer codes may only be moved and dequantized. */
@@ -682,8 +665,11 @@ qb_status walk_visit(walk *w, qb_node_id id, bool *known) {
   qb_arena_init(&w->scratch);
   if (!*known)
     snprintf(w->why, sizeof w->why, "node '%s' (%s) has no rule here", node->name, qb_op_name(node->op));
-  for (int64_t i = 0; *known && i < c.y->count; i++)
+  for (int64_t i = 0; *known && i < c.y->count; i++) {
+    if (w->grain == GRAIN_SIZES)
+      forget_signs(&w->limits->values[node->output].at[channel_of(c.shape, i)], &c.y->at[i]);
     tighten(w->grain, &c.y->at[i]);
+  }
   return QB_OK;
 }
 

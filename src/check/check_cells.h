@@ -1,9 +1,10 @@
 /* What the checker knows of a tensor: ranges of the original network's values x, of the other network's values q, and
  * of the difference d = q - x, carried through both networks node by node.
  *
- * Two grains. FINE keeps one triple per element and signed differences: the method `interval`. COARSE keeps one triple
- * per channel (axis 1) and differences symmetric about 0: the method `layerwise`. Every rule is written once, element
- * by element; in the coarse grain elements of a channel are joined. */
+ * Three grains. FINE keeps one triple per element and signed differences: the method `interval`. COARSE keeps one
+ * triple per channel (axis 1) and differences symmetric about 0: the method `layerwise`. Every rule is written once,
+ * element by element; in the coarse grain elements of a channel are joined. SIZES keeps sizes alone, [-s, s] per
+ * element, within what a coarse walk knows, and counts layers in edge form: the method `elementwise`. */
 #ifndef QB_CHECK_CELLS_H
 #define QB_CHECK_CELLS_H
 
@@ -11,7 +12,7 @@
 #include "check/check_range.h"
 #include "graph/pair.h"
 
-typedef enum walk_grain { GRAIN_FINE, GRAIN_COARSE } walk_grain;
+typedef enum walk_grain { GRAIN_FINE, GRAIN_COARSE, GRAIN_SIZES } walk_grain;
 
 typedef struct triple {
   range x, q, d;
@@ -26,10 +27,11 @@ typedef struct cells {
 typedef struct walk {
   const qb_pair *pair;
   walk_grain grain;
-  cells *values;    /* by quantized value id */
-  qb_arena arena;   /* owns all cells */
-  qb_arena scratch; /* emptied after every node */
-  char why[320];    /* set when a node has no rule: the certificate cannot be recomputed */
+  const struct walk *limits; /* SIZES: a coarse walk that is one node ahead, set after walk_begin */
+  cells *values;             /* by quantized value id */
+  qb_arena arena;            /* owns all cells */
+  qb_arena scratch;          /* emptied after every node */
+  char why[320];             /* set when a node has no rule: the certificate cannot be recomputed */
   qb_error *error;
 } walk;
 
@@ -44,6 +46,10 @@ void walk_free(walk *w);
 
 /* Index of the cell of element i. */
 int64_t cell_of(walk_grain grain, const qb_shape *shape, int64_t i);
+
+/* The original's constant in the place of a constant in `slot` of our node: the same slot, or its only constant; NULL
+ * without one. */
+const qb_value *constant_of_partner(const qb_pair *pair, const qb_node *partner, int32_t slot);
 
 /* Conv, ConvTranspose, Gemm, MatMul (check_linear.c): joins its results with `out`, one triple per cell of the
  * output, empty at first. */

@@ -7,28 +7,8 @@
 #include <stdio.h>
 
 #include "base/error.h"
-#include "check/check_bound.h"
-#include "check/check_cells.h"
+#include "check/check_l2.h"
 #include "check/check_sigma.h"
-
-typedef struct norms {
-  double error, spread, peak; /* peak: the largest single |x - x'| */
-} norms;
-
-typedef struct l2 {
-  const claim *c;
-  const qb_pair *pair;
-  const qb_graph *graph; /* the quantized one */
-  walk at_centre;
-  qb_arena arena, scratch;
-  norms *values;                 /* by value */
-  const double **weights;        /* by value: T, NULL for ones */
-  const claim_layer **layers;    /* by node, NULL without a claim */
-  double (*sigma)[CLAIM_SIGMAS]; /* by node: proved */
-  double *drift, *injection;     /* by node */
-  recomputed *result;
-  qb_error *error;
-} l2;
 
 static void refute(l2 *s, qb_node_id node, const char *what) {
   s->result->refuted = true;
@@ -45,8 +25,6 @@ static const float *data_of(const qb_graph *graph, qb_value_id id) {
   return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
 }
 
-static double root_up(double x) { return above(sqrt(x)); }
-
 /* ---------------------------------------------------------------------------------------------------------- weights */
 
 static int64_t channels_of(const l2 *s, qb_value_id v) {
@@ -54,8 +32,7 @@ static int64_t channels_of(const l2 *s, qb_value_id v) {
   return shape->rank >= 2 ? shape->dims[1] : 0;
 }
 
-/* max t, max 1/t. */
-static double largest_weight(const l2 *s, qb_value_id v, bool inverse) {
+double l2_largest_weight(const l2 *s, qb_value_id v, bool inverse) {
   const double *t = s->weights[v];
   double largest = t == NULL ? 1 : 0;
   for (int64_t c = 0; t != NULL && c < channels_of(s, v); c++)
@@ -63,15 +40,13 @@ static double largest_weight(const l2 *s, qb_value_id v, bool inverse) {
   return largest;
 }
 
-/* What a norm in the weights of `from` is multiplied with to become one in those of `to`; `aligned` when channel c of
- * one comes from channel c of the other. */
-static double conversion(const l2 *s, qb_value_id from, qb_value_id to, bool aligned) {
+double l2_conversion(const l2 *s, qb_value_id from, qb_value_id to, bool aligned) {
   const double *a = s->weights[from], *b = s->weights[to];
   double largest = 0;
   if (a == NULL && b == NULL)
     return 1;
   if (!aligned || channels_of(s, from) != channels_of(s, to))
-    return mul_up(largest_weight(s, from, false), largest_weight(s, to, true));
+    return mul_up(l2_largest_weight(s, from, false), l2_largest_weight(s, to, true));
   for (int64_t c = 0; c < channels_of(s, to); c++) {
     double t = a == NULL ? 1 : a[c], u = b == NULL ? 1 : b[c];
     largest = fmax(largest, t == u ? 1 : above(t / u));
@@ -218,8 +193,7 @@ static double row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const flo
   return sqrt(square) * (1 + rounding_of((double)count + 16)) + (square > 0 ? DBL_MIN : 0);
 }
 
-/* ||T^-1 d||_2, T the weights of value v. */
-static double norm_of(const l2 *s, qb_value_id v, const range *d, int64_t count) {
+double l2_norm_of(const l2 *s, qb_value_id v, const range *d, int64_t count) {
   const double *t = s->weights[v];
   double square = 0;
   for (int64_t i = 0; i < count; i++) {
@@ -242,7 +216,7 @@ static qb_status linear(l2 *s, qb_node_id id, const norms *x, const range *chang
   }
   QB_TRY(prove_norms(s, id, &l));
   const double *sigma = s->sigma[id];
-  s->injection[id] = add_up(norm_of(s, s->graph->nodes[id].output, change, count), mul_up(sigma[2], x->spread));
+  s->injection[id] = add_up(l2_norm_of(s, s->graph->nodes[id].output, change, count), mul_up(sigma[2], x->spread));
   y->spread = add_up(mul_up(sigma[0], x->spread), s->drift[id]);
   y->error = add_up(mul_up(sigma[1], x->error), s->injection[id]);
   bool is_conv = s->graph->nodes[id].op == QB_OP_CONV || s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
@@ -406,11 +380,11 @@ static qb_status gate(l2 *s, qb_node_id id, norms *y) {
   const double *one = s->sigma[w.inner], *two = s->sigma[w.outer];
   double original = gate_value(&g->norms[0]), quantized = g->has_quantized ? gate_value(&g->norms[1]) : INFINITY;
   qb_value_id sum = s->graph->nodes[id].output;
-  double to = conversion(s, s->graph->nodes[w.outer].output, sum, true); /* from the weights of W2's output */
+  double to = l2_conversion(s, s->graph->nodes[w.outer].output, sum, true); /* from the weights of W2's output */
   /* G stands between two tensors, whose weights a certificate may give differently */
-  double through = conversion(s, s->graph->nodes[w.inner].output, s->graph->nodes[w.outer].inputs[0], true);
+  double through = l2_conversion(s, s->graph->nodes[w.inner].output, s->graph->nodes[w.outer].inputs[0], true);
   double first[2] = {mul_up(through, one[1]), mul_up(through, one[2])};
-  double skip_to = w.skip == QB_NONE ? 1 : conversion(s, s->graph->nodes[w.skip].output, sum, true);
+  double skip_to = w.skip == QB_NONE ? 1 : l2_conversion(s, s->graph->nodes[w.skip].output, sum, true);
   double skip_change = w.skip == QB_NONE ? 0 : mul_up(skip_to, s->sigma[w.skip][2]);
   if (!g->has_quantized) /* ||A' + W2' G W1'|| <= ||A + W2 G W1|| + ||dA|| + ||dW2|| ||W1'|| + ||W2|| ||dW1|| */
     quantized =
@@ -425,110 +399,6 @@ static qb_status gate(l2 *s, qb_node_id id, norms *y) {
   y->spread = fmin(y->spread, add_up(mul_up(original, x->spread), drift));
   y->error = fmin(y->error, add_up(mul_up(quantized, x->error), injection));
   return QB_OK;
-}
-
-/* -------------------------------------------------------------------------------------------------- other operators */
-
-static void scale_by(norms *y, const norms *x, double slope) {
-  *y = (norms){mul_up(slope, x->error), mul_up(slope, x->spread), mul_up(slope, x->peak)};
-}
-
-/* How many windows see a pixel along one axis: ceil(k gcd(stride, dilation) / stride). */
-static double overlap(const qb_window *w, int axis) {
-  int64_t a = w->stride[axis], b = w->dilation[axis];
-  while (b != 0) {
-    int64_t rest = a % b;
-    a = b;
-    b = rest;
-  }
-  return ceil((double)((int64_t)w->kernel[axis] * a) / (double)w->stride[axis]);
-}
-
-/* Operators of one input with the same Lipschitz function in both networks; false for all others. */
-static bool lipschitz_of(const qb_node *node, double *slope) {
-  switch (node->op) {
-  case QB_OP_RELU:
-  case QB_OP_TANH:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT:
-  case QB_OP_TRANSPOSE: *slope = 1; return true;
-  case QB_OP_SIGMOID: *slope = 0.25; return true;
-  case QB_OP_HARD_SWISH: *slope = 1.5; return true;
-  case QB_OP_LEAKY_RELU: *slope = fmax(1, fabs((double)node->attributes.linear.alpha)); return true;
-  case QB_OP_HARD_SIGMOID: *slope = fabs((double)node->attributes.linear.alpha); return true;
-  default: return false;
-  }
-}
-
-/* Channel c of the output comes from channel c of the input. */
-static bool keeps_channels(const l2 *s, const qb_node *node) {
-  const qb_shape *x = &s->graph->values[node->inputs[0]].shape, *y = &s->graph->values[node->output].shape;
-  switch (node->op) {
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-    return x->rank >= 2 && y->rank >= 2 && (int64_t)qb_shape_elements(x) == x->dims[1] &&
-           (int64_t)qb_shape_elements(y) == y->dims[1];
-  case QB_OP_TRANSPOSE: return false;
-  default: return true;
-  }
-}
-
-static bool other_operator(const l2 *s, const qb_node *node, const norms *input, norms *y) {
-  double slope, to = conversion(s, node->inputs[0], node->output, keeps_channels(s, node));
-  norms converted = {mul_up(to, input->error), mul_up(to, input->spread), input->peak}, *x = &converted;
-  const qb_shape *in = &s->graph->values[node->inputs[0]].shape, *out = &s->graph->values[node->output].shape;
-  if (lipschitz_of(node, &slope)) {
-    scale_by(y, x, slope);
-    return true;
-  }
-  if (node->op == QB_OP_MAX_POOL) {
-    double copies = root_up(overlap(&node->attributes.pool.window, 0) * overlap(&node->attributes.pool.window, 1));
-    *y = (norms){mul_up(copies, x->error), mul_up(copies, x->spread), x->peak};
-    return true;
-  }
-  if (node->op == QB_OP_GLOBAL_AVERAGE_POOL || node->op == QB_OP_REDUCE_MEAN) {
-    double factor = root_up(1 / (double)(in->dims[2] * in->dims[3]));
-    *y = (norms){mul_up(factor, x->error), mul_up(factor, x->spread), mul_up(x->peak, 1 + 8 * DBL_EPSILON)};
-    return in->rank == 4;
-  }
-  if ((node->op == QB_OP_ADD || node->op == QB_OP_SUB) && !s->graph->values[node->inputs[0]].is_constant &&
-      !s->graph->values[node->inputs[1]].is_constant) {
-    const norms *b = &s->values[node->inputs[1]];
-    double second = conversion(s, node->inputs[1], node->output, true);
-    *y = (norms){add_up(x->error, mul_up(second, b->error)), add_up(x->spread, mul_up(second, b->spread)),
-                 add_up(x->peak, b->peak)};
-    return qb_shape_equal(out, in) && qb_shape_equal(out, &s->graph->values[node->inputs[1]].shape);
-  }
-  return false;
-}
-
-/* Clips alike, element by element: a range of hi - lo at most, and a spread of the distance to the farther limit. */
-static bool clip(const l2 *s, qb_node_id id, const norms *x, const cells *centre, norms *y) {
-  const qb_clip_attributes *a = &s->graph->nodes[id].attributes.clip;
-  const qb_clip_attributes *b = &s->pair->original->nodes[s->pair->partner[id]].attributes.clip;
-  if (a->lo != b->lo || a->hi != b->hi || a->hi_channels != NULL || b->hi_channels != NULL)
-    return false;
-  double lo = (double)a->lo, hi = (double)a->hi, width = add_up(hi, -lo), square = 0, range_square = 0;
-  qb_value_id out = s->graph->nodes[id].output;
-  const double *t = s->weights[out];
-  double to = conversion(s, s->graph->nodes[id].inputs[0], out, true);
-  for (int64_t i = 0; i < centre->count; i++) {
-    double weight = t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[out].shape, i)];
-    double far = fmax(add_up(hi, -centre->at[i].x.lo), add_up(centre->at[i].x.hi, -lo));
-    square += far / weight * (far / weight);
-    range_square += width / weight * (width / weight);
-  }
-  double slack = 1 + rounding_of((double)centre->count + 32);
-  y->error = fmin(mul_up(to, x->error), sqrt(range_square) * slack);
-  y->spread = fmin(mul_up(to, x->spread), sqrt(square) * slack);
-  y->peak = fmin(x->peak, width);
-  return true;
 }
 
 /* --------------------------------------------------------------------------------------------------------- the walk */
@@ -569,8 +439,7 @@ static qb_status visit(l2 *s, qb_node_id id) {
   if (qb_graph_linear(s->graph, id, &ignored)) {
     QB_TRY(linear(s, id, x, change, centre->count, y));
   } else {
-    known = node->op == QB_OP_CLIP && s->pair->partner[id] != QB_NONE ? clip(s, id, x, centre, y)
-                                                                      : other_operator(s, node, x, y);
+    known = l2_other(s, id, change, y);
     y->spread = add_up(y->spread, s->drift[id]);
     if (!known)
       unknown(s, id, "there is no l2 rule for it here");
@@ -580,7 +449,7 @@ static qb_status visit(l2 *s, qb_node_id id) {
   double *numbers[3] = {&y->error, &y->spread, &y->peak};
   for (int k = 0; k < 3; k++)
     *numbers[k] = isnan(*numbers[k]) ? INFINITY : *numbers[k];
-  y->peak = fmin(y->peak, mul_up(largest_weight(s, node->output, false), y->error));
+  y->peak = fmin(y->peak, mul_up(l2_largest_weight(s, node->output, false), y->error));
   qb_arena_free(&s->scratch);
   qb_arena_init(&s->scratch);
   return QB_OK;

@@ -1,9 +1,13 @@
 /* Layers with weights, from the definition:
  *   x = W x + b,  q = W' q + b',  d = W' d + (W' - W) x + (b' - b) = W d + (W' - W) q + (b' - b)
  * Ranges are split into midpoint m and radius r; the radius is enlarged by gamma |m| first, so that one non-negative
- * sum covers both the spread and the rounding of the signed sum. */
+ * sum covers both the spread and the rounding of the signed sum.
+ *
+ * In edge form (sizes alone): |w| = m + p and |w'| = m + p' with m = min(|w|, |w'|) for equal signs, else 0; then
+ * |w' q - w x| <= m |d| + p |x| + p' |q|. */
 #include "base/error.h"
 #include "check/check_cells.h"
+#include "check/check_passes.h"
 
 #define SMALLEST 0x1p-800 /* numbers below it become radius, so that no product underflows */
 
@@ -182,6 +186,69 @@ static void apply_matrix(const layer *l, triple *out) {
   }
 }
 
+/* ------------------------------------------------------------------------------------------------------- edge form */
+
+static void split_edge(double w, double w_q, double c[PASS_TERMS]) {
+  double a = fabs(w), a_q = fabs(w_q), common = (w < 0) == (w_q < 0) ? fmin(a, a_q) : 0;
+  c[0] = common;
+  c[1] = a - common;
+  c[2] = a_q - common;
+  c[3] = a;
+  c[4] = a_q;
+}
+
+/* Tracks 0 to 2: |d|, |x|, |q|. No product underflows, see SMALLEST. */
+static void read_sizes(const cells *in, double *const track[3]) {
+  for (int64_t i = 0; i < in->count; i++) {
+    const double sizes[3] = {range_size(in->at[i].d), range_size(in->at[i].x), range_size(in->at[i].q)};
+    for (int t = 0; t < 3; t++)
+      track[t][i] = sizes[t] > 0 && sizes[t] < SMALLEST ? SMALLEST : sizes[t];
+  }
+}
+
+static void put_sizes(const layer *l, bool is_conv, double *const track[3], int64_t count, triple *out) {
+  int64_t area = is_conv ? l->out_shape->dims[2] * l->out_shape->dims[3] : 1;
+  double slack = 1 + 2 * rounding_of(3 * (double)l->own.row_length + 8); /* three terms per weight and their factors */
+  for (int64_t i = 0; i < count; i++) {
+    int64_t o = i / area % l->own.out_channels;
+    double b = l->bias == NULL ? 0 : (double)l->bias[o], b_q = l->bias_q == NULL ? 0 : (double)l->bias_q[o];
+    const double biases[3] = {range_size(range_sub(point(b_q), point(b))), fabs(b), fabs(b_q)};
+    double size[3];
+    for (int t = 0; t < 3; t++)
+      size[t] = add_up(mul_up(track[t][i], slack), biases[t]);
+    out[i] = (triple){{-size[1], size[1]}, {-size[2], size[2]}, {-size[0], size[0]}};
+  }
+}
+
+static qb_status apply_edge(const layer *l, const qb_node *node, triple *out) {
+  const cells *in = &l->w->values[node->inputs[0]];
+  int64_t count = (int64_t)qb_shape_elements(l->out_shape);
+  passes p = {.op = node->op,
+              .linear = l->own,
+              .window = *l->window,
+              .in_shape = l->in_shape,
+              .out_shape = l->out_shape,
+              .weight = l->weight,
+              .weight_q = l->weight_q,
+              .split = split_edge,
+              .terms = {{0, 0}, {0, 1}, {0, 2}, {1, 1}, {2, 2}},
+              .tracks = 3};
+  double *track[3], *block = qb_arena_alloc(&l->w->scratch, 3 * (size_t)(in->count + count), sizeof *block);
+  if (block == NULL)
+    return qb_fail_memory(l->w->error, "a layer", 3 * (size_t)(in->count + count) * sizeof *block);
+  for (int t = 0; t < 3; t++) {
+    track[t] = block + t * in->count;
+    p.in[t] = track[t];
+    p.out[t] = block + 3 * in->count + t * count;
+  }
+  read_sizes(in, track);
+  passes_apply(&p);
+  put_sizes(l, node->op == QB_OP_CONV || node->op == QB_OP_CONV_TRANSPOSE, p.out, count, out);
+  return QB_OK;
+}
+
+/* --------------------------------------------------------------------------------------------------------- the rule */
+
 static const float *data_of(const qb_graph *graph, qb_value_id id) {
   return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
 }
@@ -216,6 +283,8 @@ qb_status cells_linear(walk *w, qb_node_id id, triple *out, bool *known) {
   l.bias_q = data_of(graph, l.own.bias);
   l.in_shape = &graph->values[node->inputs[0]].shape;
   l.out_shape = &graph->values[node->output].shape;
+  if (w->grain == GRAIN_SIZES)
+    return apply_edge(&l, node, out);
   QB_TRY(prepare(&l, id));
   if (node->op == QB_OP_CONV || node->op == QB_OP_CONV_TRANSPOSE)
     apply_conv(&l, node->op == QB_OP_CONV_TRANSPOSE, out);

@@ -476,8 +476,8 @@ static qb_value_id add_copy(changer *c, qb_op op, const qb_value_id *inputs, int
 }
 
 /* x -> QuantizeLinear -> DequantizeLinear, per tensor or per channel, with a range that may cut values off, and any way
- * of rounding and of scaling. */
-static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_value_id stands_for) {
+ * of rounding and of scaling. With a partner it does the work of that activation, so its lowest code stands for 0. */
+static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_node_id partner, qb_value_id stands_for) {
   qb_error error;
   const qb_shape shape = c->to->values[x].shape;
   bool by_channel = shape.rank > 1 && chance(c->rng, 0.3);
@@ -486,7 +486,7 @@ static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_value_id stands_f
   attributes.quantize.axis = 1;
   attributes.quantize.hi = chance(c->rng, 0.5) ? 255 : 15;
   qb_value_id ids[3] = {x, QB_NONE, QB_NONE};
-  float *scale, *zero, lowest = chance(c->rng, 0.5) ? 0 : attributes.quantize.hi / 2;
+  float *scale, *zero, lowest = partner != QB_NONE || chance(c->rng, 0.5) ? 0 : attributes.quantize.hi / 2;
   qb_shape own = by_channel ? QB_SHAPE(shape.dims[1]) : (qb_shape){.rank = 0};
   char name[32];
   snprintf(name, sizeof name, "s%d", c->names++);
@@ -500,7 +500,7 @@ static qb_value_id add_quantizer(changer *c, qb_value_id x, qb_value_id stands_f
   attributes.quantize.rounding = (qb_code_rounding)(c->names / 2 % 4);
   attributes.quantize.factor = !by_channel && c->names % 3 == 0 ? 1 / scale[0] : 0;
   c->value[ids[1]] = c->value[ids[2]] = QB_NONE;
-  ids[0] = add_copy(c, QB_OP_QUANTIZE_LINEAR, ids, 3, &attributes, NULL, QB_NONE, stands_for);
+  ids[0] = add_copy(c, QB_OP_QUANTIZE_LINEAR, ids, 3, &attributes, NULL, partner, stands_for);
   return add_copy(c, QB_OP_DEQUANTIZE_LINEAR, ids, 3, &attributes, NULL, QB_NONE, stands_for);
 }
 
@@ -515,9 +515,18 @@ static qb_attributes change_attributes(changer *c, const qb_node *node) {
   return attributes;
 }
 
+static bool cuts_at_zero(const qb_node *node) {
+  const qb_clip_attributes *clip = &node->attributes.clip;
+  return node->op == QB_OP_RELU || (node->op == QB_OP_CLIP && clip->lo == 0);
+}
+
 static void copy_node(changer *c, qb_node_id n) {
   const qb_node *node = &c->from->nodes[n];
   qb_value_id inputs[QB_MAX_INPUTS];
+  if (c->style->quantized_activations && cuts_at_zero(node) && chance(c->rng, 0.3)) {
+    c->map[node->output] = add_quantizer(c, c->map[node->inputs[0]], n, node->output);
+    return;
+  }
   for (int32_t i = 0; i < node->input_count; i++) {
     qb_value_id v = node->inputs[i];
     inputs[i] = v == QB_NONE ? QB_NONE : c->from->values[v].is_constant ? copy_constant(c, node, i) : c->map[v];
@@ -526,7 +535,7 @@ static void copy_node(changer *c, qb_node_id n) {
   qb_value_id output = add_copy(c, node->op, inputs, node->input_count, &attributes,
                                 &c->from->values[node->output].shape, n, node->output);
   if (c->style->quantized_activations && chance(c->rng, 0.4))
-    output = add_quantizer(c, output, node->output);
+    output = add_quantizer(c, output, QB_NONE, node->output);
   c->map[node->output] = output;
 }
 
@@ -548,7 +557,7 @@ static void create_changed(qb_rng *rng, random_network *network) {
   c.map[from->inputs[0]] = input;
   c.value[input] = from->inputs[0];
   if (network->style.quantized_activations && chance(rng, 0.3))
-    c.map[from->inputs[0]] = add_quantizer(&c, input, from->inputs[0]);
+    c.map[from->inputs[0]] = add_quantizer(&c, input, QB_NONE, from->inputs[0]);
   for (qb_node_id n = 0; n < from->node_count; n++)
     copy_node(&c, n);
   require(qb_graph_add_output(c.to, c.map[from->outputs[0]], &error), &error);

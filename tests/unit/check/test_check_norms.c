@@ -154,14 +154,14 @@ static void plant_all(claim *c, const random_network *network) {
 static void test_follows_the_engine(void **state) {
   (void)state;
   int compared = 0, equal = 0, unknown = 0, gates = 0, weighted = 0;
-  for (uint64_t i = 0; i < 300; i++) {
+  for (uint64_t i = 0; i < 600; i++) {
     qb_rng rng;
     random_network network;
+    char text[4000];
     qb_worst_case worst;
     qb_error error;
     qb_rng_seed(&rng, 1213, i);
     random_style style = random_network_style(&rng);
-    style.quantized_activations = false;
     random_network_create(&rng, &style, &network);
     qb_status status =
         qb_worst_case_bound(&network.pair, &network.domain, UINT32_C(1) << QB_BOUND_SPECTRAL, -1, &worst, &error);
@@ -170,7 +170,8 @@ static void test_follows_the_engine(void **state) {
       claim c = make_claim(&network, &worst.spectral);
       recomputed own = recompute(&c, &network);
       if (own.refuted || (own.known && own.bound > engine * (1 + 1e-6)))
-        fail_msg("network %llu: engine %.17g, checker %.17g %s", (unsigned long long)i, engine, own.bound, own.why);
+        fail_msg("network %llu: engine %.17g, checker %.17g %s\n%s", (unsigned long long)i, engine, own.bound, own.why,
+                 random_network_describe(&network, text, sizeof text));
       compared += own.known;
       unknown += !own.known;
       equal += own.known && own.bound > engine * (1 - 1e-6);
@@ -187,8 +188,9 @@ static void test_follows_the_engine(void **state) {
   print_message("%d compared, %d equal, %d with gates, %d with weights, %d unknown; %d norms planted, %d noticed\n",
                 compared, equal, gates, weighted, unknown, planted, noticed);
   assert_true(forgeries >= 10);
-  assert_true(compared >= 50 && gates >= 10 && weighted >= 10);
-  assert_true(equal > compared * 9 / 10);
+  assert_int_equal(unknown, 0);
+  assert_true(compared >= 200 && gates >= 10 && weighted >= 10);
+  assert_true(equal > compared * 8 / 10); /* the engine also counts float32 ties of quantizers */
   assert_true(planted >= 50 && noticed > planted * 9 / 10);
 }
 
