@@ -23,14 +23,48 @@ qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds) {
   return budget;
 }
 
-static qb_status copy_outputs(const qb_interval *difference, int64_t count, qb_arena *arena, qb_ball_proof *proof,
-                              qb_error *error) {
+/* With a margin of 1e-6 of itself and 1e-12 of the output, so that another evaluation with its own rounding stays
+ * inside. Equal networks keep 0. */
+static qb_output_range with_margin(qb_interval difference, qb_interval original) {
+  double size = qb_interval_magnitude(difference), reach = qb_interval_magnitude(original);
+  double margin = 1e-6 * size + (isfinite(reach) ? 1e-12 * reach : 0);
+  if (size == 0)
+    return (qb_output_range){difference.lo, difference.hi};
+  return (qb_output_range){qb_down(difference.lo - margin), qb_up(difference.hi + margin)};
+}
+
+static qb_status copy_outputs(const qb_interval *difference, const qb_interval *original, int64_t count,
+                              qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
   proof->count = count;
   proof->outputs = qb_arena_alloc(arena, (size_t)count, sizeof *proof->outputs);
   if (proof->outputs == NULL)
     return qb_fail_memory(error, "outputs of a ball", (size_t)count * sizeof *proof->outputs);
   for (int64_t k = 0; k < count; k++)
-    proof->outputs[k] = (qb_output_range){difference[k].lo, difference[k].hi};
+    proof->outputs[k] = with_margin(difference[k], original[k]);
+  return QB_OK;
+}
+
+static qb_status copy_relaxed(const qb_pair *pair, const bool *relaxed, qb_arena *arena, qb_ball_proof *proof,
+                              qb_error *error) {
+  int32_t nodes = pair->quantized->node_count;
+  proof->relaxed = qb_arena_alloc(arena, (size_t)nodes, sizeof *proof->relaxed);
+  if (proof->relaxed == NULL)
+    return qb_fail_memory(error, "nodes of a ball", (size_t)nodes * sizeof *proof->relaxed);
+  for (qb_node_id n = 0; n < nodes; n++)
+    if (relaxed[n])
+      proof->relaxed[proof->relaxed_count++] = n;
+  return QB_OK;
+}
+
+static qb_status copy_slopes(const qb_ball *ball, qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
+  proof->slope_count = ball->slope_count;
+  proof->slopes = qb_arena_alloc(arena, (size_t)ball->slope_count, sizeof *proof->slopes);
+  if (proof->slopes == NULL)
+    return qb_fail_memory(error, "slopes of a ball", (size_t)ball->slope_count * sizeof *proof->slopes);
+  for (int64_t i = 0; i < ball->slope_count; i++) {
+    proof->slopes[i] = (qb_ball_slopes){.node = ball->slopes[i].node, .element = ball->slopes[i].element};
+    memcpy(proof->slopes[i].slope, ball->slopes[i].slope, sizeof proof->slopes[i].slope);
+  }
   return QB_OK;
 }
 
@@ -54,12 +88,15 @@ static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *d
   qb_status status = qb_bound_box(call->pair, domain, &box, error);
   const qb_box_state *y = status == QB_OK && box.applies ? &box.states[call->pair->quantized->outputs[0]] : NULL;
   if (y != NULL) {
-    const qb_box_track *d = &y->track[QB_TRACK_DIFFERENCE];
-    qb_interval *difference = qb_arena_alloc(arena, (size_t)y->count, sizeof *difference);
-    for (int64_t k = 0; difference != NULL && k < y->count; k++)
+    const qb_box_track *d = &y->track[QB_TRACK_DIFFERENCE], *x = &y->track[QB_TRACK_ORIGINAL];
+    qb_interval *difference = qb_arena_alloc(arena, (size_t)y->count, 2 * sizeof *difference);
+    qb_interval *original = difference == NULL ? NULL : difference + y->count;
+    for (int64_t k = 0; difference != NULL && k < y->count; k++) {
       difference[k] = (qb_interval){d->lo[k], d->hi[k]};
+      original[k] = (qb_interval){x->lo[k], x->hi[k]};
+    }
     status = difference == NULL ? qb_fail_memory(error, "outputs of a ball", (size_t)y->count * sizeof *difference)
-                                : copy_outputs(difference, y->count, arena, proof, error);
+                                : copy_outputs(difference, original, y->count, arena, proof, error);
     proof->method = "interval";
     proof->keeps_top = intervals_keep_top(y);
   } else if (status == QB_OK) {
@@ -76,6 +113,7 @@ static qb_ball_settings relaxation_settings(const qb_ball_call *call) {
   settings.hidden_work = fmin(settings.hidden_work, call->budget.hidden_work);
   settings.output = call->output;
   settings.decide = call->budget.decides;
+  settings.keep_slopes = call->keep_slopes;
   return settings;
 }
 
@@ -88,7 +126,11 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
     proof->method = "relaxation";
     proof->keeps_top = ball.keeps_top && ball.count > 1;
     proof->hidden_skipped = ball.hidden_skipped;
-    status = copy_outputs(ball.difference, ball.count, arena, proof, error);
+    status = copy_outputs(ball.difference, ball.original, ball.count, arena, proof, error);
+    if (status == QB_OK)
+      status = copy_relaxed(call->pair, ball.relaxed, arena, proof, error);
+    if (status == QB_OK)
+      status = copy_slopes(&ball, arena, proof, error);
   } else if (status == QB_OK) {
     snprintf(proof->why, sizeof proof->why, "%s", ball.why);
   }
@@ -96,7 +138,8 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
   return status;
 }
 
-static qb_status keep_tree(const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
+static qb_status keep_tree(const qb_pair *pair, const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof,
+                           qb_error *error) {
   proof->method = refined->parts > 1 ? "bisection" : "relaxation";
   proof->keeps_top = refined->keeps_top && refined->count > 1;
   proof->node_count = refined->parts > 1 ? refined->node_count : 0;
@@ -104,7 +147,8 @@ static qb_status keep_tree(const qb_refinement *refined, qb_arena *arena, qb_bal
   if (proof->axis == NULL)
     return qb_fail_memory(error, "cuts of a ball", (size_t)refined->node_count * sizeof *proof->axis);
   memcpy(proof->axis, refined->axis, (size_t)refined->node_count * sizeof *proof->axis);
-  return copy_outputs(refined->difference, refined->count, arena, proof, error);
+  QB_TRY(copy_relaxed(pair, refined->relaxed, arena, proof, error));
+  return copy_outputs(refined->difference, refined->original, refined->count, arena, proof, error);
 }
 
 static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
@@ -112,12 +156,13 @@ static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *d
   qb_refine_settings settings = qb_refine_settings_default();
   qb_refinement refined;
   settings.ball = relaxation_settings(call);
+  settings.ball.keep_slopes = 0; /* parts are many: by the rule */
   settings.timeout_seconds = call->budget.seconds;
   settings.enough = enough;
   settings.threads = call->threads;
   qb_status status = qb_bound_refined(call->pair, domain, &settings, &refined, error);
   if (status == QB_OK && refined.applies)
-    status = keep_tree(&refined, arena, proof, error);
+    status = keep_tree(call->pair, &refined, arena, proof, error);
   else if (status == QB_OK)
     snprintf(proof->why, sizeof proof->why, "%s", refined.why);
   qb_refinement_free(&refined);

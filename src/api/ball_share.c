@@ -11,7 +11,7 @@ typedef struct packed_ball {
   qb_certified_ball ball;
   qb_ball_details details;
   char method[32]; /* "" when nothing is proved */
-  bool has_outputs, has_axis, has_flip;
+  bool has_outputs, has_axis, has_relaxed, has_slopes, has_flip;
 } packed_ball;
 
 static void pack(const qb_certified_ball *ball, const qb_ball_details *details, packed_ball *packed) {
@@ -22,6 +22,8 @@ static void pack(const qb_certified_ball *ball, const qb_ball_details *details, 
     memcpy(packed->method, details->proof.method, strnlen(details->proof.method, sizeof packed->method - 1));
   packed->has_outputs = details->proof.outputs != NULL;
   packed->has_axis = details->proof.axis != NULL;
+  packed->has_relaxed = details->proof.relaxed != NULL;
+  packed->has_slopes = details->proof.slopes != NULL;
   packed->has_flip = details->flip != NULL;
 }
 
@@ -43,6 +45,8 @@ static qb_status unpack(const qb_certifying *c, const packed_ball *packed, qb_ce
   details->proof.method = NULL;
   details->proof.outputs = NULL;
   details->proof.axis = NULL;
+  details->proof.relaxed = NULL;
+  details->proof.slopes = NULL;
   details->flip = NULL;
   ball->outputs = NULL;
   ball->why = qb_arena_string(&c->parts->arena, details->proof.why, strlen(details->proof.why));
@@ -67,11 +71,16 @@ qb_status qb_ball_share(const qb_certifying *c, int64_t elements, int owner, qb_
   QB_TRY(qb_ranks_agree(status, c->error));
   qb_ball_proof *proof = &details->proof;
   void *outputs = proof->outputs, *axis = proof->axis, *flip = details->flip;
+  void *relaxed = proof->relaxed, *slopes = proof->slopes;
   QB_TRY(share_array(c, packed.has_outputs, (size_t)proof->count, sizeof *proof->outputs, owner, &outputs));
   QB_TRY(share_array(c, packed.has_axis, (size_t)proof->node_count, sizeof *proof->axis, owner, &axis));
+  QB_TRY(share_array(c, packed.has_relaxed, (size_t)proof->relaxed_count, sizeof *proof->relaxed, owner, &relaxed));
+  QB_TRY(share_array(c, packed.has_slopes, (size_t)proof->slope_count, sizeof *proof->slopes, owner, &slopes));
   QB_TRY(share_array(c, packed.has_flip, (size_t)elements, sizeof *details->flip, owner, &flip));
   proof->outputs = outputs;
   proof->axis = axis;
+  proof->relaxed = relaxed;
+  proof->slopes = slopes;
   details->flip = flip;
   if (qb_rank() != owner && packed.ball.outputs != NULL)
     ball->outputs = proof->outputs;

@@ -16,7 +16,8 @@
 #include "base/progress.h"
 #include "base/ranks.h"
 
-enum { SEARCH_ROUNDS = 16, STORED_ELEMENTS = 1 << 17 };
+/* All centres together have at most so many numbers in the file; all balls together slopes of so many elements. */
+enum { SEARCH_ROUNDS = 16, STORED_ELEMENTS = 1 << 17, STORED_SLOPES = 1 << 14 };
 
 qb_certify_fault qb_certify_fault_planted = QB_CERTIFY_FAULT_NONE;
 
@@ -99,14 +100,6 @@ static qb_status find_lower(balls_call *b, qb_certified_ball *ball, qb_ball_deta
 
 /* -------------------------------------------------------------------------------------------------------- one ball */
 
-/* Widens a range by 1e-9 of it, so that an evaluation with other rounding constants stays inside. */
-static qb_output_range with_margin(qb_output_range range) {
-  double size = fmax(fabs(range.lo), fabs(range.hi)), margin = 1e-9 * size;
-  if (size == 0)
-    return range;
-  return (qb_output_range){nextafter(range.lo - margin, -INFINITY), nextafter(range.hi + margin, INFINITY)};
-}
-
 static qb_status claim_proof(balls_call *b, qb_ball_proof *proof, qb_certified_ball *ball, qb_ball_details *details) {
   int64_t only = b->c->settings->output;
   ball->method = proof->method;
@@ -121,11 +114,9 @@ static qb_status claim_proof(balls_call *b, qb_ball_proof *proof, qb_certified_b
     return qb_fail(b->c->error, QB_ERROR_ARGUMENT, "%s: there is no output %lld, only 0 to %lld", b->c->quantized->path,
                    (long long)only, (long long)proof->count - 1);
   double largest = 0;
-  for (int64_t k = 0; k < proof->count; k++) {
-    proof->outputs[k] = with_margin(proof->outputs[k]);
+  for (int64_t k = 0; k < proof->count; k++)
     if (only < 0 || only == k)
       largest = fmax(largest, fmax(fabs(proof->outputs[k].lo), fabs(proof->outputs[k].hi)));
-  }
   ball->output_count = proof->count;
   ball->outputs = proof->outputs;
   ball->bound = qb_certificate_round_up(largest);
@@ -317,6 +308,7 @@ static qb_status prepare_pair(balls_call *b) {
   b->call = (qb_ball_call){.pair = &b->pair,
                            .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds),
                            .output = c->settings->output,
+                           .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),
                            .threads = c->settings->threads};
   return b->call.budget.relaxes ? qb_backward_create(&b->pair, &b->call.backward, c->error) : QB_OK;
 }

@@ -48,6 +48,18 @@ bool qb_backward_crosses(const qb_backward *backward, qb_value_id value);
  * `element` (elements of value); returns their number. */
 int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int64_t *element);
 
+/* The slopes of an undecided element of a kinked node: of the lines above y, -y, y', -y' (over x or x'), and of the
+ * planes above y' - y and y - y' (over x, then over x' - x). */
+typedef struct qb_slopes {
+  qb_node_id node;
+  int64_t element;
+  double slope[8];
+} qb_slopes;
+
+/* The planes of the current box that forms were carried through; returns their number and writes them to `list` unless
+ * it is NULL. */
+int64_t qb_backward_slopes(const qb_backward *backward, qb_slopes *list);
+
 /* About how many multiplications one row over the value costs on its way back. */
 double qb_backward_row_cost(const qb_backward *backward, qb_value_id value);
 

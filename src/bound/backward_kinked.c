@@ -119,6 +119,30 @@ qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_er
   return QB_OK;
 }
 
+static qb_slopes slopes_of(const qb_backward_node *data, qb_node_id id, int64_t i) {
+  const qb_relaxed *above = &data->relaxed[QB_TRACK_DIFFERENCE][0][i],
+                   *below = &data->relaxed[QB_TRACK_DIFFERENCE][1][i];
+  qb_slopes s = {id, i, {0, 0, 0, 0, above->a, above->d, below->a, below->d}};
+  for (int k = 0; k < 4; k++)
+    s.slope[k] = data->relaxed[k / 2][k % 2][i].a;
+  return s;
+}
+
+int64_t qb_backward_slopes(const qb_backward *backward, qb_slopes *list) {
+  const qb_graph *graph = backward->pair->quantized;
+  int64_t count = 0;
+  for (qb_node_id id = 0; id < graph->node_count; id++) {
+    const qb_backward_node *data = &backward->nodes[id];
+    for (int64_t i = 0; data->is_kinked && data->ready && i < backward->box->states[graph->nodes[id].output].count; i++)
+      if (data->unstable[i] >= 0) {
+        if (list != NULL)
+          list[count] = slopes_of(data, id, i);
+        count++;
+      }
+  }
+  return count;
+}
+
 int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int64_t *element_ids) {
   int64_t count = 0;
   for (int64_t i = 0; i < backward->box->states[value].count; i++) {

@@ -97,6 +97,7 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   qb_status status = QB_OK;
   if (count > 0 && work <= call->work_left) {
     call->work_left -= work;
+    call->ball->relaxed[id] = true;
     status = tighten(call, value, element, count, 0, false, NULL);
   } else {
     call->ball->hidden_skipped += (double)count;
@@ -197,9 +198,25 @@ static qb_status decide(ball_call *call, qb_value_id output) {
 
 /* ------------------------------------------------------------------------------------------------------- the whole */
 
+static qb_status keep_slopes(ball_call *call) {
+  qb_ball *ball = call->ball;
+  int64_t count = call->settings->keep_slopes == 0 ? 0 : qb_backward_slopes(call->backward, NULL);
+  if (count == 0 || count > call->settings->keep_slopes)
+    return QB_OK;
+  ball->slopes = qb_arena_alloc(&ball->arena, (size_t)count, sizeof *ball->slopes);
+  if (ball->slopes == NULL)
+    return qb_fail_memory(call->error, "slopes of a ball", (size_t)count * sizeof *ball->slopes);
+  ball->slope_count = qb_backward_slopes(call->backward, ball->slopes);
+  return QB_OK;
+}
+
 static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *box) {
   qb_value_id output = call->pair->quantized->outputs[0];
+  size_t nodes = (size_t)call->pair->quantized->node_count;
   QB_TRY(qb_bound_check_environment(call->error));
+  call->ball->relaxed = qb_arena_alloc(&call->ball->arena, nodes, sizeof *call->ball->relaxed);
+  if (call->ball->relaxed == NULL)
+    return qb_fail_memory(call->error, "a ball", nodes);
   qb_backward_begin(call->backward, box);
   QB_TRY(qb_bound_box_visited(call->pair, domain, visit, call, box, call->error));
   if (!box->applies) {
@@ -211,7 +228,9 @@ static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *
   QB_TRY(bound_outputs(call, output));
   find_top(call->ball);
   call->ball->applies = true;
-  return call->settings->decide ? decide(call, output) : QB_OK;
+  if (call->settings->decide)
+    QB_TRY(decide(call, output));
+  return keep_slopes(call);
 }
 
 qb_status qb_bound_ball(qb_backward *backward, const qb_domain *domain, const qb_ball_settings *settings, qb_ball *ball,

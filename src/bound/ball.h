@@ -10,10 +10,11 @@
 #include "bound/interval.h"
 
 typedef struct qb_ball_settings {
-  double hidden_work; /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
-  bool joint;         /* planes per output row: tighter; default true */
-  int64_t output;     /* when not negative: relax the difference of this output alone; default -1 */
-  bool decide;        /* also bound the margins of the largest output; default false */
+  double hidden_work;  /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
+  bool joint;          /* planes per output row: tighter; default true */
+  int64_t output;      /* when not negative: relax the difference of this output alone; default -1 */
+  int64_t keep_slopes; /* keep the slopes when there are not more of them; default 0 */
+  bool decide;         /* also bound the margins of the largest output; default false */
 } qb_ball_settings;
 
 qb_ball_settings qb_ball_settings_default(void);
@@ -28,6 +29,9 @@ typedef struct qb_ball {
   int64_t top;             /* the output whose interval has the largest middle */
   bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
   double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work */
+  bool *relaxed;           /* (nodes of the quantized graph) undecided elements of its output were relaxed */
+  int64_t slope_count;     /* 0 also when they were more than asked for */
+  qb_slopes *slopes;       /* (slope_count) of the planes that forms were carried through */
   int64_t from_interval;   /* outputs where plain intervals were the best on some side */
   double *influence;       /* (inputs) how much each input's width contributes to the relaxation of outputs */
   int64_t input_count;

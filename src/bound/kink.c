@@ -45,7 +45,7 @@ static int values_of(const qb_kink *kink, qb_interval x, double values[4]) {
 static double steepness(const qb_kink *kink) { return kink->leaky ? fmax(1, fabs(kink->alpha)) : 1; }
 
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign) {
-  double at[4], middle = 0.5 * x.lo + 0.5 * x.hi, lowest = INFINITY;
+  double at[4], middle = 63. / 128 * x.lo + 65. / 128 * x.hi, lowest = INFINITY;
   qb_line best = {0, INFINITY}, piece;
   if (qb_kink_is_linear(kink, x.lo, x.hi, &piece))
     return (qb_line){sign * piece.slope, sign * piece.constant};
@@ -94,6 +94,29 @@ static void add_corner(const hexagon *h, const qb_kink *f, const qb_kink *g, dou
   corners->g[i] = qb_kink_at(g, a2);
 }
 
+/* Where planes are lowest: the mean of the middles of the hexagon's six sides, with unequal weights, so that symmetric
+ * hexagons leave no tie between planes and another evaluation, rounded otherwise, chooses the same one. */
+static void find_centre(const hexagon *h, qb_corners *corners) {
+  static const double weight[6] = {7. / 64, 9. / 64, 10. / 64, 12. / 64, 11. / 64, 15. / 64};
+  double side[6][2];
+  int k = 0;
+  for (int end = 0; end < 2; end++) {
+    double a = end == 0 ? h->a.lo : h->a.hi, a2 = end == 0 ? h->a2.lo : h->a2.hi, d = end == 0 ? h->d.lo : h->d.hi;
+    side[k][0] = a;
+    side[k++][1] = 0.5 * fmax(h->d.lo, h->a2.lo - a) + 0.5 * fmin(h->d.hi, h->a2.hi - a);
+    side[k][0] = 0.5 * fmax(h->a.lo, h->a2.lo - d) + 0.5 * fmin(h->a.hi, h->a2.hi - d);
+    side[k++][1] = d;
+    side[k][0] = 0.5 * fmax(h->a.lo, a2 - h->d.hi) + 0.5 * fmin(h->a.hi, a2 - h->d.lo);
+    side[k][1] = a2 - side[k][0];
+    k++;
+  }
+  corners->centre_a = corners->centre_d = 0;
+  for (k = 0; k < 6; k++) {
+    corners->centre_a += weight[k] * side[k][0];
+    corners->centre_d += weight[k] * side[k][1];
+  }
+}
+
 bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_interval a2, qb_interval d,
                      qb_corners *corners) {
   hexagon h = {a, a2, d, 0};
@@ -115,11 +138,7 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
     for (int i = 0; i < m; i++)
       add_corner(&h, f, g, second[i] - third[k], second[i], third[k], corners);
   }
-  corners->centre_a = corners->centre_d = 0;
-  for (int i = 0; i < corners->count; i++) {
-    corners->centre_a += corners->a[i] / corners->count;
-    corners->centre_d += corners->d[i] / corners->count;
-  }
+  find_centre(&h, corners);
   return corners->count > 0;
 }
 

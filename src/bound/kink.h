@@ -51,7 +51,8 @@ double qb_kink_at(const qb_kink *kink, double x);
 /* True when the function is slope x + constant on [lo, hi]. */
 bool qb_kink_is_linear(const qb_kink *kink, double lo, double hi, qb_line *piece);
 
-/* A line above sign * kink on [lo, hi] (finite), lowest at the middle; sign is 1 or -1. */
+/* A line above sign * kink on [lo, hi] (finite), lowest a 128th of the width above the middle, so that symmetric
+ * intervals leave no tie; sign is 1 or -1. */
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign);
 
 /* Fills `corners`; false when the intervals are not finite or contradict each other. */

@@ -101,6 +101,11 @@ static void learn(const refine_call *call, const qb_ball *ball, const part *arou
     if (only < 0 || only == k)
       p->size = fmax(p->size, qb_interval_magnitude(p->difference[k]));
   }
+  for (qb_node_id n = 0; n < call->pair->quantized->node_count; n++)
+    if (ball->relaxed[n]) {
+#pragma omp atomic write
+      call->result->relaxed[n] = true;
+    }
   memcpy(p->influence, ball->influence, (size_t)call->inputs * sizeof *p->influence);
   p->keeps_top = ball->keeps_top || (around != NULL && around->keeps_top);
 }
@@ -267,7 +272,9 @@ static qb_status collect(refine_call *call) {
 static qb_status prepare(refine_call *call, const qb_domain *domain) {
   call->threads = call->settings->threads > 0 ? call->settings->threads : omp_get_max_threads();
   call->backward = qb_alloc((size_t)call->threads, sizeof(qb_backward *));
-  if (call->backward == NULL || !reserve(call, 1) || !new_part(call, domain->lo, domain->hi, &call->parts[0]))
+  call->result->relaxed = qb_arena_alloc(&call->result->arena, (size_t)call->pair->quantized->node_count, sizeof(bool));
+  if (call->backward == NULL || call->result->relaxed == NULL || !reserve(call, 1) ||
+      !new_part(call, domain->lo, domain->hi, &call->parts[0]))
     return qb_fail_memory(call->error, "parts of a box", (size_t)call->inputs * sizeof(float));
   call->count = 1;
   for (int32_t t = 0; t < call->threads; t++)

@@ -27,6 +27,7 @@ typedef struct qb_refinement {
   int64_t count;           /* elements of the first output */
   qb_interval *original;   /* (count) range of the original's outputs over the box */
   qb_interval *difference; /* (count) of quantized - original */
+  bool *relaxed;           /* (nodes of the quantized graph) its undecided outputs were relaxed in some part */
   bool keeps_top;          /* proved: at every input of the box both networks have the same, unique largest output */
   int64_t parts;           /* boxes that were bounded */
   int64_t node_count;      /* of the tree of cuts, in preorder */

@@ -12,6 +12,13 @@ typedef struct qb_ball_frame {
   float *lo, *hi;       /* (elements) limits of samples of pixels, NULL when the preprocessing does not map pixels */
 } qb_ball_frame;
 
+/* The slopes of an undecided element of an activation, docs/certificate.md. */
+typedef struct qb_ball_slopes {
+  int32_t node;
+  int64_t element;
+  double slope[8];
+} qb_ball_slopes;
+
 /* How one ball was bounded. */
 typedef struct qb_ball_proof {
   const char *method; /* NULL: a node without a rule, `why` */
@@ -22,6 +29,10 @@ typedef struct qb_ball_proof {
   double hidden_skipped; /* elements of hidden layers left to intervals */
   int64_t node_count;    /* of the tree of cuts, 0 without one */
   int32_t *axis;         /* (node_count) bound/refine.h */
+  int64_t relaxed_count;
+  int32_t *relaxed; /* (relaxed_count) nodes whose undecided outputs were relaxed */
+  int64_t slope_count;
+  qb_ball_slopes *slopes; /* (slope_count) */
 } qb_ball_proof;
 
 /* A centre of balls. */

@@ -117,6 +117,26 @@ json_t *qb_certificate_cuts(const qb_ball_proof *proof) {
   return array;
 }
 
+json_t *qb_certificate_relaxed(const qb_ball_proof *proof) {
+  json_t *array = json_array();
+  for (int64_t i = 0; i < proof->relaxed_count; i++)
+    array = qb_json_append(array, json_integer(proof->relaxed[i]));
+  return array;
+}
+
+/* [node, element, eight slopes] */
+static json_t *slopes(const qb_ball_proof *proof) {
+  json_t *array = proof->slope_count == 0 ? json_null() : json_array();
+  for (int64_t i = 0; i < proof->slope_count; i++) {
+    const qb_ball_slopes *s = &proof->slopes[i];
+    json_t *entry = qb_json_append(qb_json_append(json_array(), json_integer(s->node)), json_integer(s->element));
+    for (int k = 0; k < 8; k++)
+      entry = qb_json_append(entry, qb_json_real(s->slope[k]));
+    array = qb_json_append(array, entry);
+  }
+  return array;
+}
+
 static json_t *timing(const qb_certified_ball *ball) {
   json_t *object = qb_json_put(json_object(), "seconds", qb_json_real(ball->bound_seconds + ball->search_seconds));
   object = qb_json_put(object, "bound_seconds", qb_json_real(ball->bound_seconds));
@@ -136,6 +156,8 @@ static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details 
   object = qb_json_put(object, "why", qb_json_text(ball->why[0] == '\0' ? NULL : ball->why));
   object = qb_json_put(object, "flip", flip(ball, details, elements));
   object = qb_json_put(object, "cuts", qb_certificate_cuts(&details->proof));
+  object = qb_json_put(object, "relaxed", qb_certificate_relaxed(&details->proof));
+  object = qb_json_put(object, "slopes", slopes(&details->proof));
   return qb_json_put(object, "timing", timing(ball));
 }
 

@@ -14,6 +14,7 @@ json_t *qb_certificate_tried(const qb_worst_case_claim *claim);
 
 /* certificate_balls_json.c */
 json_t *qb_certificate_cuts(const qb_ball_proof *proof);
+json_t *qb_certificate_relaxed(const qb_ball_proof *proof);
 json_t *qb_certificate_around(const qb_balls_claim *claim, const qb_certificate_parts *parts);
 json_t *qb_certificate_balls(const qb_balls_claim *claim, const qb_certificate_parts *parts);
 

@@ -144,6 +144,7 @@ json_t *qb_certificate_worst_case(const qb_certificate *certificate, const qb_ce
   object = qb_json_put(object, "flip", flip_object(claim, parts));
   object = qb_json_put(object, "outputs", output_ranges(&parts->worst));
   object = qb_json_put(object, "cuts", qb_certificate_cuts(&parts->cuts));
+  object = qb_json_put(object, "relaxed", qb_certificate_relaxed(&parts->cuts));
   return qb_json_put(object, "witness", parts->worst.has_spectral ? spectral_witness(&parts->worst) : json_null());
 }
 

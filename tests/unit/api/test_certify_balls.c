@@ -178,10 +178,10 @@ static void radius_zero_is_the_difference_itself(void **state) {
   static const qb_radius zero = {0, false};
   qb_certificate certificate;
   certify("unit", &zero, 1, &certificate);
-  for (int64_t b = 0; b < IMAGES; b++) {
+  for (int64_t b = 0; b < IMAGES; b++) { /* to the margin of 1e-6 and rounding */
     const qb_certified_ball *ball = &certificate.balls.balls[b];
     for (int64_t k = 0; k < CLASSES; k++)
-      assert_true(ball->outputs[k].hi - ball->outputs[k].lo <= 4e-9 * fmax(ball->bound, 1e-3));
+      assert_true(ball->outputs[k].hi - ball->outputs[k].lo <= 2.001e-6 * fmax(ball->bound, 1e-3));
   }
   assert_int_equal(count_violations(&certificate, 255), 0);
   qb_certificate_free(&certificate);
