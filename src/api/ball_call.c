@@ -11,12 +11,12 @@ enum { MOST_MARGINS = 4096 }; /* outputs among which a largest one is asked for 
 /* -------------------------------------------------------------------------------------------------------- planning */
 
 /* Every output in both directions on three tracks costs about ten times a row, every margin five times one. */
-qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds) {
+qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds, int64_t output) {
   const qb_graph *graph = pair->quantized;
   double row = 0, outputs = (double)qb_shape_elements(&graph->values[graph->outputs[0]].shape);
   for (qb_node_id id = 0; id < graph->node_count; id++)
     row += (double)qb_graph_node_macs(graph, id);
-  double work = QB_BALL_RATE * seconds, relax = 10 * outputs * row, decide = 5 * outputs * row;
+  double work = QB_BALL_RATE * seconds, relax = 10 * (output < 0 ? outputs : 1) * row, decide = 5 * outputs * row;
   qb_ball_budget budget = {.seconds = seconds, .relaxes = relax <= work};
   budget.decides = budget.relaxes && outputs <= MOST_MARGINS && relax + decide <= work;
   budget.hidden_work = work - relax - (budget.decides ? decide : 0);
@@ -114,6 +114,7 @@ static qb_ball_settings relaxation_settings(const qb_ball_call *call) {
   settings.output = call->output;
   settings.decide = call->budget.decides;
   settings.keep_slopes = call->keep_slopes;
+  settings.timeout_seconds = call->budget.seconds;
   return settings;
 }
 
@@ -121,6 +122,7 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
                                      qb_ball_proof *proof, qb_error *error) {
   qb_ball ball;
   qb_ball_settings settings = relaxation_settings(call);
+  settings.progress = call->progress;
   qb_status status = qb_bound_ball(call->backward, domain, &settings, &ball, error);
   if (status == QB_OK && ball.applies) {
     proof->method = "relaxation";
@@ -160,6 +162,7 @@ static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *d
   settings.timeout_seconds = call->budget.seconds;
   settings.enough = enough;
   settings.threads = call->threads;
+  settings.progress = call->progress;
   qb_status status = qb_bound_refined(call->pair, domain, &settings, &refined, error);
   if (status == QB_OK && refined.applies)
     status = keep_tree(call->pair, &refined, arena, proof, error);

@@ -3,6 +3,7 @@
 #define QB_API_BALL_CALL_H
 
 #include "base/arena.h"
+#include "base/progress.h"
 #include "bound/refine.h"
 #include "report/certificate_balls.h"
 
@@ -17,8 +18,8 @@ typedef struct qb_ball_budget {
   double hidden_work; /* left for hidden layers */
 } qb_ball_budget;
 
-/* Plans for the pair of `backward`; `seconds` as the settings say. */
-qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds);
+/* Plans for a pair; `seconds` as the settings say, `output` as below. */
+qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds, int64_t output);
 
 /* What one ball is bounded with. */
 typedef struct qb_ball_call {
@@ -28,6 +29,7 @@ typedef struct qb_ball_call {
   int64_t output;      /* -1: all */
   int64_t keep_slopes; /* keep the slopes of a ball that has no more of them than these */
   int threads;
+  const qb_progress *progress; /* may be NULL */
 } qb_ball_call;
 
 /* Bounds a box. `enough`: a bisection may stop at this bound. Results live in `arena`. QB_ERROR_MEMORY,

@@ -306,10 +306,11 @@ static qb_status prepare_pair(balls_call *b) {
     return qb_fail(c->error, QB_ERROR_UNSUPPORTED, "%s: has %d outputs; a certificate speaks of one",
                    c->quantized->path, b->pair.quantized->output_count);
   b->call = (qb_ball_call){.pair = &b->pair,
-                           .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds),
+                           .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds, c->settings->output),
                            .output = c->settings->output,
                            .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),
-                           .threads = c->settings->threads};
+                           .threads = c->settings->threads,
+                           .progress = c->progress};
   return b->call.budget.relaxes ? qb_backward_create(&b->pair, &b->call.backward, c->error) : QB_OK;
 }
 

@@ -198,9 +198,10 @@ static qb_status use_proof(const qb_certifying *c, const qb_ball_proof *proof) {
 static qb_status bisect_pair(const qb_certifying *c, const qb_pair *pair) {
   const qb_domain *domain = &c->parts->domain;
   qb_ball_call call = {.pair = pair,
-                       .budget = qb_ball_plan(pair, c->settings->timeout_seconds),
+                       .budget = qb_ball_plan(pair, c->settings->timeout_seconds, c->settings->output),
                        .output = c->settings->output,
-                       .threads = c->settings->threads};
+                       .threads = c->settings->threads,
+                       .progress = c->progress};
   qb_ball_proof proof;
   call.budget.decides = false;
   if (!call.budget.relaxes) {

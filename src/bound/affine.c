@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bound/dense.h"
 
 static const double UNIT = DBL_EPSILON / 2;
 
@@ -89,9 +90,22 @@ static qb_status apply_conv(const geometry *g, const qb_linear *linear, const di
   return QB_OK;
 }
 
+/* One vector: straight from the stored weights. */
+static void apply_row_by_row(const qb_linear *linear, const difference *weights, const double *x, double *y) {
+  int64_t cols = linear->in_channels;
+  for (int64_t o = 0; o < linear->out_channels; o++) {
+    const float *minus = weights->minus == NULL ? NULL : weights->minus + o * cols;
+    y[o] = qb_dense_row(cols, weights->plus + o * cols, minus, weights->absolute, x);
+  }
+}
+
 static qb_status apply_matrix(const geometry *g, const qb_linear *linear, const difference *weights, const double *x,
                               double *y, qb_arena *arena, qb_error *error) {
   int64_t rows = linear->out_channels, cols = linear->in_channels;
+  if (g->positions == 1 && weights->plus != NULL) {
+    apply_row_by_row(linear, weights, x, y);
+    return QB_OK;
+  }
   double *w = qb_arena_alloc(arena, (size_t)(rows * cols), sizeof *w);
   if (w == NULL)
     return qb_fail_memory(error, "layer in double", (size_t)(rows * cols) * sizeof *w);

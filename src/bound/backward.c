@@ -5,11 +5,15 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "bound/backward_internal.h"
 #include "bound/node_kinks.h"
 
-enum { BLOCK_ROWS = 48 };
+enum { BLOCK_ROWS = 96, BLOCK_ROWS_JOINT = 10 };
+
+/* Multiplications of a block, at most: some tenths of a second, after which the clock is read. */
+static const double BLOCK_WORK = 1e9;
 
 qb_backward_fault qb_backward_fault_planted = QB_BACKWARD_FAULT_NONE;
 
@@ -88,6 +92,9 @@ static qb_status load(qb_backward *backward, qb_error *error) {
       continue;
     trace(backward, id);
     backward->nodes[id].is_kinked = qb_node_is_kinked(backward->pair, id);
+    qb_node_id partner = backward->pair->partner[id];
+    backward->nodes[id].is_rectifier = graph->nodes[id].op == QB_OP_RELU && partner != QB_NONE &&
+                                       backward->pair->original->nodes[partner].op == QB_OP_RELU;
     QB_TRY(qb_backward_load_linear(backward, id, error));
   }
   return list_readers(backward, error);
@@ -133,6 +140,12 @@ const qb_pair *qb_backward_pair(const qb_backward *backward) { return backward->
 
 bool qb_backward_crosses(const qb_backward *backward, qb_value_id value) { return backward->crosses[value]; }
 
+bool qb_backward_precedes_kink(const qb_backward *backward, qb_value_id value) {
+  return backward->reader_count[value] > 0;
+}
+
+int64_t qb_backward_missed(const qb_backward *backward) { return backward->missed; }
+
 double qb_backward_row_cost(const qb_backward *backward, qb_value_id value) { return backward->row_cost[value]; }
 
 /* ------------------------------------------------------------------------------------------------------- the walk */
@@ -158,27 +171,44 @@ void qb_walk_add_constant(qb_walk *walk, int64_t row, double value) {
 static void count_additions(qb_walk *walk, qb_value_id value, int part, int64_t terms) {
   int64_t n = elements(walk->backward, value);
   const double *c = walk->coefficient[part][value];
+  const qb_box_track *x = &walk->backward->box->states[value].track[qb_walk_track(walk, part)];
   double gamma = qb_gamma(terms + 4);
-  for (int64_t r = 0; r < walk->rows; r++) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-      if (c[r * n + i] != 0)
-        sum += fabs(c[r * n + i]) * qb_walk_reach(walk->backward, value, qb_walk_track(walk, part), i);
-    walk->lost[r] += gamma * sum;
-  }
+  for (int64_t r = 0; r < walk->rows; r++)
+    walk->lost[r] += gamma * qb_dense_reach(n, c + r * n, x->lo, x->hi);
+}
+
+/* Zeroed memory for `count` coefficients, from what was left behind where that is large enough. */
+static double *take_memory(qb_walk *walk, size_t count, size_t *capacity) {
+  for (int k = 0; k < QB_WALK_SPARES; k++)
+    if (walk->spare[k] != NULL && walk->spare_capacity[k] >= count && walk->spare_capacity[k] <= 4 * count + 4096) {
+      double *memory = walk->spare[k];
+      *capacity = walk->spare_capacity[k];
+      walk->spare[k] = NULL;
+      return memset(memory, 0, count * sizeof *memory);
+    }
+  *capacity = count;
+  return qb_alloc(count, sizeof(double));
 }
 
 double *qb_walk_target(qb_walk *walk, qb_value_id value, int part, int64_t terms) {
+  size_t count = (size_t)(walk->rows * elements(walk->backward, value));
   if (walk->coefficient[part][value] != NULL)
     count_additions(walk, value, part, terms);
   else
-    walk->coefficient[part][value] = qb_alloc((size_t)(walk->rows * elements(walk->backward, value)), sizeof(double));
+    walk->coefficient[part][value] = take_memory(walk, count, &walk->capacity[part][value]);
   return walk->coefficient[part][value];
 }
 
 static void drop(qb_walk *walk, qb_value_id value) {
   for (int part = 0; part < 2; part++) {
-    qb_free(walk->coefficient[part][value]);
+    double *memory = walk->coefficient[part][value];
+    for (int k = 0; memory != NULL && k < QB_WALK_SPARES; k++)
+      if (walk->spare[k] == NULL) {
+        walk->spare[k] = memory;
+        walk->spare_capacity[k] = walk->capacity[part][value];
+        memory = NULL;
+      }
+    qb_free(memory);
     walk->coefficient[part][value] = NULL;
   }
 }
@@ -198,14 +228,12 @@ static void evaluate(qb_walk *walk, double *upper, double *influence) {
   const double *c = walk->coefficient[0][input];
   double gamma = qb_gamma(n + 4);
   for (int64_t r = 0; r < walk->rows; r++) {
-    double sum = 0, magnitude = fabs(walk->constant[r]);
-    for (int64_t i = 0; c != NULL && i < n; i++) {
-      double a = c[r * n + i], term = a > 0 ? a * x->hi[i] : a * x->lo[i];
-      sum += term;
-      magnitude += fabs(term);
-      if (influence != NULL)
-        influence[i] += fabs(a) * (x->hi[i] - x->lo[i]);
-    }
+    double sum = 0, magnitude = 0;
+    if (c != NULL)
+      qb_dense_range(n, c + r * n, x->lo, x->hi, &sum, &magnitude);
+    for (int64_t i = 0; c != NULL && influence != NULL && i < n; i++)
+      influence[i] += fabs(c[r * n + i]) * (x->hi[i] - x->lo[i]);
+    magnitude += fabs(walk->constant[r]);
     double lost = walk->lost[r] * (1 + 0x1p-20) + gamma * magnitude * (1 + 0x1p-20) + DBL_MIN;
     upper[r] = qb_up(qb_up(sum + walk->constant[r]) + lost);
   }
@@ -238,29 +266,36 @@ static qb_status walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
   return QB_OK;
 }
 
-static qb_status run_block(qb_backward *backward, const qb_rows *rows, int64_t first, double *upper, double *influence,
-                           qb_error *error) {
+static void empty(qb_walk *walk) {
+  for (qb_value_id v = 0; v < walk->backward->pair->quantized->value_count; v++)
+    drop(walk, v);
+  for (int64_t r = 0; r < walk->rows; r++)
+    walk->constant[r] = walk->lost[r] = 0;
+}
+
+static void end_walk(qb_walk *walk) {
+  if (walk->coefficient[0] != NULL && walk->capacity[0] != NULL)
+    empty(walk);
+  for (int k = 0; k < QB_WALK_SPARES; k++)
+    qb_free(walk->spare[k]);
+  qb_free(walk->coefficient[0]);
+  qb_free(walk->capacity[0]);
+  qb_free(walk->constant);
+}
+
+static qb_status begin_walk(qb_backward *backward, const qb_rows *rows, int64_t most_rows, qb_walk *walk,
+                            qb_error *error) {
   size_t values = (size_t)backward->pair->quantized->value_count;
-  int64_t count = rows->count - first < BLOCK_ROWS ? rows->count - first : BLOCK_ROWS;
-  qb_walk walk = {.backward = backward, .track = rows->track, .joint = rows->joint, .rows = count, .error = error};
-  double **table = qb_alloc(2 * values, sizeof *table), *sums = qb_alloc((size_t)(2 * count), sizeof *sums);
-  qb_status status = QB_OK;
-  if (table == NULL || sums == NULL) {
-    status = qb_fail_memory(error, "rows of a relaxation", 2 * values * sizeof *table);
-  } else {
-    walk.coefficient[0] = table;
-    walk.coefficient[1] = table + values;
-    walk.constant = sums;
-    walk.lost = sums + count;
-    status = walk_back(&walk, rows, first);
-    if (status == QB_OK)
-      evaluate(&walk, upper + first, influence);
-  }
-  for (size_t v = 0; table != NULL && v < 2 * values; v++)
-    qb_free(table[v]);
-  qb_free(table);
-  qb_free(sums);
-  return status;
+  *walk = (qb_walk){.backward = backward, .track = rows->track, .joint = rows->joint, .error = error};
+  walk->coefficient[0] = qb_alloc(2 * values, sizeof(double *));
+  walk->capacity[0] = qb_alloc(2 * values, sizeof(size_t));
+  walk->constant = qb_alloc((size_t)(2 * most_rows), sizeof(double));
+  if (walk->coefficient[0] == NULL || walk->capacity[0] == NULL || walk->constant == NULL)
+    return qb_fail_memory(error, "rows of a relaxation", 2 * values * sizeof(double *));
+  walk->coefficient[1] = walk->coefficient[0] + values;
+  walk->capacity[1] = walk->capacity[0] + values;
+  walk->lost = walk->constant + most_rows;
+  return QB_OK;
 }
 
 static qb_status prepare(qb_backward *backward, qb_value_id value, qb_error *error) {
@@ -278,26 +313,88 @@ static qb_status prepare(qb_backward *backward, qb_value_id value, qb_error *err
   return QB_OK;
 }
 
+/* Rows that are walked together: as many as make good use of a matrix product, few where one is long. */
+static int64_t rows_a_block(const qb_backward *backward, const qb_rows *rows) {
+  double many = BLOCK_WORK / fmax(1, backward->row_cost[rows->value]);
+  int64_t most = rows->joint ? BLOCK_ROWS_JOINT : BLOCK_ROWS;
+  return many < 1 ? 1 : many < (double)most ? (int64_t)many : most;
+}
+
+/* One call of qb_backward_upper, which threads share. */
+typedef struct upper_call {
+  qb_backward *backward;
+  const qb_rows *rows;
+  int64_t block, blocks;     /* rows a block, number of blocks */
+  double *upper, *influence; /* influence: (blocks, inputs) or NULL */
+  int64_t missed;            /* rows */
+  qb_status status;
+  qb_error *error;
+} upper_call;
+
+static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
+  int64_t first = b * call->block, left = call->rows->count - first;
+  int64_t n = elements(call->backward, call->backward->pair->quantized->inputs[0]);
+  walk->rows = left < call->block ? left : call->block;
+  if (call->rows->deadline > 0 && qb_clock_seconds() > call->rows->deadline) {
+    for (int64_t r = 0; r < walk->rows; r++)
+      call->upper[first + r] = INFINITY;
+#pragma omp atomic
+    call->missed += walk->rows;
+    return QB_OK;
+  }
+  qb_status status = walk_back(walk, call->rows, first);
+  if (status == QB_OK)
+    evaluate(walk, call->upper + first, call->influence == NULL ? NULL : call->influence + b * n);
+  empty(walk);
+  return status;
+}
+
+static void run_blocks(upper_call *call) {
+  qb_walk walk;
+  qb_error own;
+  qb_status status = begin_walk(call->backward, call->rows, call->block, &walk, &own);
+#pragma omp for schedule(dynamic)
+  for (int64_t b = 0; b < call->blocks; b++)
+    if (status == QB_OK)
+      status = run_block(call, &walk, b);
+  end_walk(&walk);
+  if (status != QB_OK) {
+#pragma omp critical(qb_backward_failed)
+    call->status = qb_fail(call->error, status, "%s", own.message);
+  }
+}
+
+/* In the order of the blocks, whichever thread ran them. */
+static void add_influences(const upper_call *call, double *influence) {
+  int64_t n = elements(call->backward, call->backward->pair->quantized->inputs[0]);
+  for (int64_t b = 0; b < call->blocks; b++)
+    for (int64_t i = 0; i < n; i++)
+      influence[i] += call->influence[b * n + i];
+}
+
 qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                             qb_error *error) {
-  int64_t blocks = (rows->count + BLOCK_ROWS - 1) / BLOCK_ROWS;
-  qb_status status = prepare(backward, rows->value, error);
-  if (status != QB_OK)
-    return status;
+  int64_t block = rows_a_block(backward, rows), blocks = (rows->count + block - 1) / block;
+  upper_call call =
+      {.backward = backward, .rows = rows, .block = block, .blocks = blocks, .upper = upper, .error = error};
+  QB_TRY(prepare(backward, rows->value, error));
+  if (influence != NULL) {
+    size_t size = (size_t)(blocks * elements(backward, backward->pair->quantized->inputs[0]));
+    call.influence = qb_alloc(size, sizeof *influence);
+    if (call.influence == NULL)
+      return qb_fail_memory(error, "rows of a relaxation", size * sizeof *influence);
+  }
   bool alone = !omp_in_parallel();
   int threads = openblas_get_num_threads();
   if (alone)
     openblas_set_num_threads(1); /* one order of summation whatever the number of threads */
-#pragma omp parallel for schedule(dynamic) if (influence == NULL && blocks > 1)
-  for (int64_t b = 0; b < blocks; b++) {
-    qb_error own;
-    qb_status done = run_block(backward, rows, b * BLOCK_ROWS, upper, influence, &own);
-    if (done != QB_OK) {
-#pragma omp critical(qb_backward_failed)
-      status = qb_fail(error, done, "%s", own.message);
-    }
-  }
+#pragma omp parallel if (blocks > 1)
+  run_blocks(&call);
   if (alone)
     openblas_set_num_threads(threads);
-  return status;
+  if (influence != NULL)
+    add_influences(&call, influence);
+  qb_free(call.influence);
+  backward->missed = call.missed;
+  return call.status;
 }

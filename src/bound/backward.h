@@ -33,6 +33,7 @@ typedef struct qb_rows {
   const double *sign;     /* (count) */
   const double *dense;    /* (count, elements of value) when element is NULL */
   bool joint;             /* planes for A y + D (y' - y) as a whole, per row: tighter and slower */
+  double deadline;        /* of qb_clock_seconds, 0: none. Rows that were not begun by then get infinity */
 } qb_rows;
 
 /* upper[i] >= row i over the box, at least as large as any value it takes. When `influence` (input elements) is not
@@ -41,8 +42,14 @@ typedef struct qb_rows {
 QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                                           qb_error *error);
 
+/* How many rows the last call left out because its deadline had passed. */
+int64_t qb_backward_missed(const qb_backward *backward);
+
 /* Whether a form over the value crosses an activation on its way to the input; if not, intervals are as good. */
 bool qb_backward_crosses(const qb_backward *backward, qb_value_id value);
+
+/* Whether an activation with kinks reads the value directly. */
+bool qb_backward_precedes_kink(const qb_backward *backward, qb_value_id value);
 
 /* The elements of `value` for which an activation that reads it directly has a kink within the intervals, written to
  * `element` (elements of value); returns their number. */

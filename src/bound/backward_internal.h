@@ -3,29 +3,28 @@
 #define QB_BOUND_BACKWARD_INTERNAL_H
 
 #include "bound/backward.h"
+#include "bound/dense.h"
 #include "bound/fault.h"
 #include "bound/kink.h"
 
 enum { QB_WEIGHT_ORIGINAL, QB_WEIGHT_QUANTIZED, QB_WEIGHT_CHANGE, QB_WEIGHT_COUNT };
 
-/* A plane above one element times +1 or -1, with what its rounding is relative to. */
-typedef struct qb_relaxed {
-  double a, d, constant;
-  double reach; /* >= |a| max|x| + |d| max|x' - x| + |constant| */
-} qb_relaxed;
-
 /* What the walk needs of one node. */
 typedef struct qb_backward_node {
   bool is_linear, is_kinked; /* has prepared weights; is a piecewise linear activation */
+  bool is_rectifier;         /* Relu in both networks */
   qb_linear linear;          /* of the quantized graph */
   const float *plain[2], *plain_bias[2];
   double *weight[QB_WEIGHT_COUNT], *bias[QB_WEIGHT_COUNT]; /* layout of the graph; a missing bias is zero */
   /* per box, from the arena of the box */
   bool ready;
-  double *reach[QB_TRACK_COUNT];          /* linear: by output element, |W| max|x| + |b| and its likes */
-  qb_relaxed *relaxed[QB_TRACK_COUNT][2]; /* kinked: by element, above + and above - */
-  int32_t *unstable;                      /* kinked: index into corners, or -1 */
-  qb_corners *corners[2];                 /* of unstable elements, for D > 0 and D < 0 */
+  double *reach[QB_TRACK_COUNT];           /* linear: by output element, |W| max|x| + |b| and its likes */
+  bool is_still;                           /* linear: no input element differs between the networks */
+  qb_dense_planes relaxed[QB_TRACK_COUNT]; /* kinked: by element, above + and above -; reach is at least
+                                              |a| max|x| + |d| max|x' - x| + |constant| */
+  int32_t *unstable;                       /* kinked: (unstable_count) elements with a kink within the intervals */
+  int32_t unstable_count;
+  qb_corners *corners[2]; /* (unstable_count) for D > 0 and D < 0 */
 } qb_backward_node;
 
 struct qb_backward {
@@ -36,9 +35,12 @@ struct qb_backward {
   double *row_cost;        /* (value_count) */
   int32_t *reader_count;   /* (value_count) kinked nodes that read a value, and which */
   qb_node_id **readers;
+  int64_t missed;     /* rows that the last call did not begin in time */
   qb_arena arena;     /* weights */
   qb_arena box_arena; /* per box */
 };
+
+enum { QB_WALK_SPARES = 8 };
 
 /* A block of rows on its way back. coefficient[0] is over x (or x' for forms of the quantized network),
  * coefficient[1] over x' - x; (rows, elements of value), NULL while zero. */
@@ -47,9 +49,12 @@ typedef struct qb_walk {
   int track;
   bool joint;
   int64_t rows;
-  double **coefficient[2]; /* by value */
-  double *constant;        /* (rows) */
-  double *lost;            /* (rows) bound on rounding so far */
+  double **coefficient[2];       /* by value */
+  size_t *capacity[2];           /* by value, of the coefficients' memory in doubles */
+  double *spare[QB_WALK_SPARES]; /* memory of values that were left behind */
+  size_t spare_capacity[QB_WALK_SPARES];
+  double *constant; /* (rows) */
+  double *lost;     /* (rows) bound on rounding so far */
   qb_error *error;
 } qb_walk;
 

@@ -19,8 +19,13 @@ typedef struct element {
 } element;
 
 static element element_of(const qb_backward *backward, qb_node_id id, int64_t i) {
+  static const qb_kink rectifier = {.lo = 0, .hi = INFINITY};
   qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
-  element e = {.kinks = qb_node_kinks(backward->pair, id, i, interval_of(backward, x, QB_TRACK_QUANTIZED, i))};
+  element e;
+  if (backward->nodes[id].is_rectifier)
+    e.kinks = (qb_kink_pair){rectifier, rectifier, rectifier};
+  else
+    e.kinks = qb_node_kinks(backward->pair, id, i, interval_of(backward, x, QB_TRACK_QUANTIZED, i));
   for (int track = 0; track < QB_TRACK_COUNT; track++)
     e.x[track] = interval_of(backward, x, track, i);
   const qb_interval *q = &e.x[QB_TRACK_QUANTIZED];
@@ -30,20 +35,26 @@ static element element_of(const qb_backward *backward, qb_node_id id, int64_t i)
   return e;
 }
 
-static qb_relaxed relax(double a, double d, double constant, const double reach[2]) {
-  return (qb_relaxed){a, d, constant,
-                      fabs(a) * (a == 0 ? 0 : reach[0]) + fabs(d) * (d == 0 ? 0 : reach[1]) + fabs(constant)};
+/* A plane above one element times +1 or -1, with what its rounding is relative to. */
+typedef struct relaxed {
+  double a, d, constant;
+  double reach; /* >= |a| max|x| + |d| max|x' - x| + |constant| */
+} relaxed;
+
+static relaxed relax(double a, double d, double constant, const double reach[2]) {
+  return (relaxed){a, d, constant,
+                   fabs(a) * (a == 0 ? 0 : reach[0]) + fabs(d) * (d == 0 ? 0 : reach[1]) + fabs(constant)};
 }
 
 /* The interval of the output, where no plane is known. */
-static qb_relaxed constant_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, double sign) {
+static relaxed constant_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, double sign) {
   qb_interval y = interval_of(backward, backward->pair->quantized->nodes[id].output, track, i);
   double top = sign > 0 ? y.hi : -y.lo;
-  return (qb_relaxed){0, 0, top, fabs(top)};
+  return (relaxed){0, 0, top, fabs(top)};
 }
 
-static qb_relaxed line_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, const element *e,
-                             double sign) {
+static relaxed line_above(const qb_backward *backward, qb_node_id id, int track, int64_t i, const element *e,
+                          double sign) {
   const qb_kink *kink = track == QB_TRACK_ORIGINAL ? &e->kinks.original : sign > 0 ? &e->kinks.upper : &e->kinks.lower;
   double reach[2] = {qb_interval_magnitude(e->x[track]), 0};
   qb_line line = isfinite(reach[0]) ? qb_kink_line(kink, e->x[track], sign) : (qb_line){0, INFINITY};
@@ -52,7 +63,7 @@ static qb_relaxed line_above(const qb_backward *backward, qb_node_id id, int tra
 }
 
 /* sign (g(a + d) - f(a)) where both are linear: (sg - sf) a + sg d + (cg - cf). */
-static qb_relaxed stable_plane(const element *e, double sign) {
+static relaxed stable_plane(const element *e, double sign) {
   double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
   const qb_line *g = sign > 0 ? &e->upper : &e->lower;
   double constant = sign * g->constant - sign * e->f.constant, slope = g->slope - e->f.slope;
@@ -62,8 +73,8 @@ static qb_relaxed stable_plane(const element *e, double sign) {
   return relax(sign * slope, sign * g->slope, constant, reach);
 }
 
-static qb_relaxed plane_above(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
-                              const qb_corners *corners, double sign) {
+static relaxed plane_above(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
+                           const qb_corners *corners, double sign) {
   double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
   if (corners->count == 0)
     return constant_above(backward, id, QB_TRACK_DIFFERENCE, i, sign);
@@ -71,74 +82,102 @@ static qb_relaxed plane_above(const qb_backward *backward, qb_node_id id, int64_
   return relax(plane.a, plane.d, plane.constant, reach);
 }
 
+static bool new_planes(qb_backward *backward, int64_t n, qb_dense_planes *planes) {
+  bool enough = true;
+  for (int sign = 0; sign < 2; sign++)
+    for (int k = 0; k < 4; k++) {
+      double **array = k == 0 ? planes->a : k == 1 ? planes->d : k == 2 ? planes->constant : planes->reach;
+      array[sign] = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(double));
+      enough = enough && array[sign] != NULL;
+    }
+  return enough;
+}
+
+static void store(const relaxed *plane, int sign, int64_t i, qb_dense_planes *planes) {
+  planes->a[sign][i] = plane->a;
+  planes->d[sign][i] = plane->d;
+  planes->constant[sign][i] = plane->constant;
+  planes->reach[sign][i] = plane->reach;
+}
+
 static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, qb_error *error) {
   qb_backward_node *data = &backward->nodes[id];
   bool enough = true;
   for (int track = 0; track < QB_TRACK_COUNT; track++)
-    for (int sign = 0; sign < 2; sign++) {
-      data->relaxed[track][sign] = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(qb_relaxed));
-      enough = enough && data->relaxed[track][sign] != NULL;
-    }
-  int64_t unstable = 0;
+    enough = enough && new_planes(backward, n, &data->relaxed[track]);
   data->unstable = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(int32_t));
+  data->unstable_count = 0;
   for (int64_t i = 0; data->unstable != NULL && i < n; i++) {
     element e = element_of(backward, id, i);
-    data->unstable[i] = e.f_stable && e.g_stable ? -1 : (int32_t)unstable++;
+    if (!e.f_stable || !e.g_stable)
+      data->unstable[data->unstable_count++] = (int32_t)i;
   }
   for (int sign = 0; sign < 2; sign++) {
-    data->corners[sign] = qb_arena_alloc(&backward->box_arena, (size_t)unstable, sizeof(qb_corners));
+    data->corners[sign] = qb_arena_alloc(&backward->box_arena, (size_t)data->unstable_count, sizeof(qb_corners));
     enough = enough && data->corners[sign] != NULL;
   }
   return enough && data->unstable != NULL
              ? QB_OK
-             : qb_fail_memory(error, backward->pair->quantized->nodes[id].name, (size_t)n * 6 * sizeof(qb_relaxed));
+             : qb_fail_memory(error, backward->pair->quantized->nodes[id].name, (size_t)n * 6 * sizeof(relaxed));
+}
+
+/* Corners where they are needed, and the planes of the difference. */
+static void prepare_unstable(qb_backward *backward, qb_node_id id, int64_t i, const element *e,
+                             qb_corners *corners[2]) {
+  int swap = qb_backward_fault_planted == QB_BACKWARD_FAULT_SWAPPED_SIGNS;
+  for (int k = 0; k < 2; k++) {
+    if (k == 1 && backward->nodes[id].is_rectifier)
+      *corners[1] = *corners[0];
+    else if (!qb_kink_corners(&e->kinks.original, k == 0 ? &e->kinks.upper : &e->kinks.lower, e->x[QB_TRACK_ORIGINAL],
+                              e->x[QB_TRACK_QUANTIZED], e->x[QB_TRACK_DIFFERENCE], corners[k]))
+      corners[k]->count = 0;
+    relaxed plane = plane_above(backward, id, i, e, corners[k], k == 0 ? 1 : -1);
+    store(&plane, k ^ swap, i, &backward->nodes[id].relaxed[QB_TRACK_DIFFERENCE]);
+  }
 }
 
 qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_error *error) {
   qb_backward_node *data = &backward->nodes[id];
   int64_t n = backward->box->states[backward->pair->quantized->nodes[id].output].count;
   int swap = qb_backward_fault_planted == QB_BACKWARD_FAULT_SWAPPED_SIGNS;
+  int32_t next = 0;
   QB_TRY(allocate_planes(backward, id, n, error));
   for (int64_t i = 0; i < n; i++) {
     element e = element_of(backward, id, i);
+    bool unstable = next < data->unstable_count && data->unstable[next] == i;
     for (int k = 0; k < 2; k++) {
       double sign = k == 0 ? 1 : -1;
-      for (int track = 0; track < QB_TRACK_DIFFERENCE; track++)
-        data->relaxed[track][k ^ swap][i] = line_above(backward, id, track, i, &e, sign);
-      if (data->unstable[i] < 0) {
-        data->relaxed[QB_TRACK_DIFFERENCE][k][i] = stable_plane(&e, sign);
-        continue;
+      for (int track = 0; track < QB_TRACK_DIFFERENCE; track++) {
+        relaxed line = line_above(backward, id, track, i, &e, sign);
+        store(&line, k ^ swap, i, &data->relaxed[track]);
       }
-      qb_corners *corners = &data->corners[k][data->unstable[i]];
-      if (!qb_kink_corners(&e.kinks.original, k == 0 ? &e.kinks.upper : &e.kinks.lower, e.x[QB_TRACK_ORIGINAL],
-                           e.x[QB_TRACK_QUANTIZED], e.x[QB_TRACK_DIFFERENCE], corners))
-        corners->count = 0;
-      data->relaxed[QB_TRACK_DIFFERENCE][k ^ swap][i] = plane_above(backward, id, i, &e, corners, sign);
+      relaxed plane = unstable ? (relaxed){0} : stable_plane(&e, sign);
+      if (!unstable)
+        store(&plane, k, i, &data->relaxed[QB_TRACK_DIFFERENCE]);
+    }
+    if (unstable) {
+      prepare_unstable(backward, id, i, &e, (qb_corners *[2]){&data->corners[0][next], &data->corners[1][next]});
+      next++;
     }
   }
   return QB_OK;
 }
 
 static qb_slopes slopes_of(const qb_backward_node *data, qb_node_id id, int64_t i) {
-  const qb_relaxed *above = &data->relaxed[QB_TRACK_DIFFERENCE][0][i],
-                   *below = &data->relaxed[QB_TRACK_DIFFERENCE][1][i];
-  qb_slopes s = {id, i, {0, 0, 0, 0, above->a, above->d, below->a, below->d}};
+  const qb_dense_planes *moved = &data->relaxed[QB_TRACK_DIFFERENCE];
+  qb_slopes s = {id, i, {0, 0, 0, 0, moved->a[0][i], moved->d[0][i], moved->a[1][i], moved->d[1][i]}};
   for (int k = 0; k < 4; k++)
-    s.slope[k] = data->relaxed[k / 2][k % 2][i].a;
+    s.slope[k] = data->relaxed[k / 2].a[k % 2][i];
   return s;
 }
 
 int64_t qb_backward_slopes(const qb_backward *backward, qb_slopes *list) {
-  const qb_graph *graph = backward->pair->quantized;
   int64_t count = 0;
-  for (qb_node_id id = 0; id < graph->node_count; id++) {
+  for (qb_node_id id = 0; id < backward->pair->quantized->node_count; id++) {
     const qb_backward_node *data = &backward->nodes[id];
-    for (int64_t i = 0; data->is_kinked && data->ready && i < backward->box->states[graph->nodes[id].output].count; i++)
-      if (data->unstable[i] >= 0) {
-        if (list != NULL)
-          list[count] = slopes_of(data, id, i);
-        count++;
-      }
+    for (int32_t k = 0; data->is_kinked && data->ready && k < data->unstable_count; k++, count++)
+      if (list != NULL)
+        list[count] = slopes_of(data, id, data->unstable[k]);
   }
   return count;
 }
@@ -161,46 +200,46 @@ int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int
 
 /* One row; the outputs may be NULL where a part is absent. */
 typedef struct row_view {
-  const double *a, *d; /* over the output */
+  double *a, *d;       /* over the output; what was substituted becomes zero */
   double *to_a, *to_d; /* over the input */
   double constant, lost;
 } row_view;
 
-static void apply_plane(row_view *row, int64_t i, double size, const qb_relaxed *plane) {
-  row->to_a[i] += size * plane->a;
-  if (row->to_d != NULL)
-    row->to_d[i] += size * plane->d;
-  row->constant += size * plane->constant;
-  row->lost += size * plane->reach;
+/* The plane above A y + D (y' - y) of an unstable element as a whole. */
+static void apply_joint(row_view *row, int64_t i, const qb_corners *corners, const double reach[2]) {
+  qb_plane plane = qb_kink_plane(corners, row->a[i], row->d[i]);
+  relaxed joint = relax(plane.a, plane.d, plane.constant, reach);
+  row->to_a[i] += joint.a;
+  row->to_d[i] += joint.d;
+  row->constant += joint.constant;
+  row->lost += joint.reach;
+  row->a[i] = row->d[i] = 0;
 }
 
-/* The plane above A y + D (y' - y) of an unstable element as a whole. */
-static void apply_joint(row_view *row, int64_t i, double a, double d, const qb_corners *corners,
-                        const double reach[2]) {
-  qb_plane plane = qb_kink_plane(corners, a, d);
-  qb_relaxed joint = relax(plane.a, plane.d, plane.constant, reach);
-  apply_plane(row, i, 1, &joint);
+static void substitute_joint(const qb_walk *walk, qb_node_id id, row_view *row) {
+  const qb_backward_node *data = &walk->backward->nodes[id];
+  qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
+  for (int32_t k = 0; k < data->unstable_count; k++) {
+    int64_t i = data->unstable[k];
+    const qb_corners *corners = &data->corners[row->d[i] < 0][k];
+    if (row->a[i] == 0 || row->d[i] == 0 || corners->count == 0)
+      continue;
+    double reach[2] = {qb_walk_reach(walk->backward, x, QB_TRACK_ORIGINAL, i),
+                       qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i)};
+    apply_joint(row, i, corners, reach);
+  }
 }
 
 static void substitute_row(const qb_walk *walk, qb_node_id id, row_view *row) {
   const qb_backward_node *data = &walk->backward->nodes[id];
-  qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
-  qb_relaxed *const *base = data->relaxed[qb_walk_track(walk, 0)], *const *moved = data->relaxed[QB_TRACK_DIFFERENCE];
-  int64_t n = walk->backward->box->states[x].count;
-  for (int64_t i = 0; i < n; i++) {
-    double a = row->a == NULL ? 0 : row->a[i], d = row->d == NULL ? 0 : row->d[i];
-    const qb_corners *corners = data->unstable[i] < 0 ? NULL : &data->corners[d < 0][data->unstable[i]];
-    if (walk->joint && a != 0 && d != 0 && corners != NULL && corners->count > 0) {
-      double reach[2] = {qb_walk_reach(walk->backward, x, QB_TRACK_ORIGINAL, i),
-                         qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i)};
-      apply_joint(row, i, a, d, corners, reach);
-      continue;
-    }
-    if (a != 0)
-      apply_plane(row, i, fabs(a), &base[a < 0][i]);
-    if (d != 0)
-      apply_plane(row, i, fabs(d), &moved[d < 0][i]);
-  }
+  int64_t n = walk->backward->box->states[walk->backward->pair->quantized->nodes[id].inputs[0]].count;
+  if (walk->joint && row->a != NULL && row->d != NULL)
+    substitute_joint(walk, id, row);
+  if (row->a != NULL)
+    qb_dense_substitute(n, row->a, &data->relaxed[qb_walk_track(walk, 0)], row->to_a, NULL, &row->constant, &row->lost);
+  if (row->d != NULL)
+    qb_dense_substitute(n, row->d, &data->relaxed[QB_TRACK_DIFFERENCE], row->to_a, row->to_d, &row->constant,
+                        &row->lost);
 }
 
 qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id) {
@@ -214,7 +253,7 @@ qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id) {
     return qb_fail_memory(walk->error, node->name, (size_t)(walk->rows * n) * sizeof *to_a);
   double gamma = qb_gamma(2 * n + 16) * 1.01;
   for (int64_t r = 0; r < walk->rows; r++) {
-    const double *a = walk->coefficient[0][y], *d = walk->coefficient[1][y];
+    double *a = walk->coefficient[0][y], *d = walk->coefficient[1][y];
     row_view row = {.a = a == NULL ? NULL : a + r * n,
                     .d = d == NULL ? NULL : d + r * n,
                     .to_a = to_a + r * n,

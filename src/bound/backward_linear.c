@@ -114,6 +114,7 @@ qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_er
                                   &backward->box_arena, error));
   for (int64_t i = 0; i < n; i++)
     data->reach[QB_TRACK_DIFFERENCE][i] += moved[i];
+  data->is_still = qb_dense_is_zero(backward->box->states[x].count, in[QB_TRACK_DIFFERENCE]);
   return QB_OK;
 }
 
@@ -216,15 +217,16 @@ static qb_status layer_back(qb_walk *walk, const layer_shape *s, const product p
 /* k += rows . bias, and what this layer loses to rounding. */
 static void account(qb_walk *walk, const layer_shape *s, const double *rows, const double *bias, const double *reach,
                     double gamma) {
-  int64_t inner = s->is_conv ? s->height[1] * s->width[1] : 1;
+  int64_t area = s->is_conv ? s->height[1] * s->width[1] : 1, channels = s->channels[1];
   for (int64_t r = 0; r < walk->rows; r++) {
+    const double *c = rows + r * s->outputs;
     double shift = 0, lost = 0;
-    for (int64_t i = 0; i < s->outputs; i++) {
-      double c = rows[r * s->outputs + i];
-      if (c == 0) /* also where the reach is not finite */
-        continue;
-      shift += c * bias[inner == 1 && s->positions == 1 ? i : i / inner % s->channels[1]];
-      lost += fabs(c) * reach[i];
+    for (int64_t p = 0; !s->is_conv && p < s->positions; p++)
+      qb_dense_account(channels, c + p * channels, bias, reach + p * channels, &shift, &lost);
+    for (int64_t o = 0; s->is_conv && o < channels; o++) {
+      double sum = 0;
+      qb_dense_total(area, c + o * area, reach + o * area, &sum, &lost);
+      shift += sum * bias[o];
     }
     walk->lost[r] += gamma * lost + DBL_MIN;
     qb_walk_add_constant(walk, r, shift);
@@ -235,14 +237,6 @@ static void account(qb_walk *walk, const layer_shape *s, const double *rows, con
 static void round_to_float(double *c, int64_t count) {
   for (int64_t i = 0; qb_backward_fault_planted == QB_BACKWARD_FAULT_FLOAT && i < count; i++)
     c[i] = (double)(float)(c[i] * 0.99999);
-}
-
-static bool is_still(const qb_backward *backward, qb_value_id value) {
-  const qb_box_track *d = &backward->box->states[value].track[QB_TRACK_DIFFERENCE];
-  for (int64_t i = 0; i < backward->box->states[value].count; i++)
-    if (d->lo[i] != 0 || d->hi[i] != 0)
-      return false;
-  return true;
 }
 
 qb_status qb_walk_linear(qb_walk *walk, qb_node_id id) {
@@ -267,7 +261,7 @@ qb_status qb_walk_linear(qb_walk *walk, qb_node_id id) {
   if (d == NULL)
     return QB_OK;
   account(walk, &s, d, data->bias[QB_WEIGHT_CHANGE], data->reach[QB_TRACK_DIFFERENCE], gamma);
-  if (is_still(walk->backward, x))
+  if (data->is_still)
     return QB_OK;
   double *carried = qb_walk_target(walk, x, 1, terms);
   if (carried == NULL)

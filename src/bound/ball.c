@@ -5,7 +5,12 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
+#include "base/progress.h"
+
+/* An interval of a difference that is wider than this share of the interval of x' loses too much in x + d. */
+static const double WIDE = 0.05;
 
 typedef struct ball_call {
   qb_backward *backward;
@@ -13,12 +18,46 @@ typedef struct ball_call {
   const qb_ball_settings *settings;
   const qb_box_result *box;
   qb_ball *ball;
-  double work_left;
+  double work_left;           /* for hidden layers */
+  double output_work;         /* of what comes after them */
+  double work_done, work_all; /* planned, for progress and for the speed so far */
+  double started, deadline;   /* deadline 0: none */
+  int64_t missed;             /* rows that were not begun in time */
   qb_error *error;
 } ball_call;
 
 qb_ball_settings qb_ball_settings_default(void) {
   return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .output = -1};
+}
+
+/* ----------------------------------------------------------------------------------------------- time and progress */
+
+/* Balls above so much work say how far they are; shorter ones are counted by whoever asks for many. */
+static const double LONG_WORK = 1e10;
+
+/* Rows between two looks at the progress. */
+static int64_t rows_a_step(const ball_call *call, qb_value_id value) {
+  double rows = LONG_WORK / fmax(1, qb_backward_row_cost(call->backward, value));
+  return rows < 2 ? 2 : rows > 1e6 ? 1000000 : (int64_t)rows;
+}
+
+static qb_status report(ball_call *call, double work) {
+  call->work_done += work;
+  double share = fmin(1, call->work_done / fmax(1, call->work_all));
+  if (call->work_all < LONG_WORK ||
+      qb_progress_report(call->settings->progress, "relaxing the layers of a ball, per mille", (int64_t)(1000 * share),
+                         1000))
+    return QB_OK;
+  return qb_fail(call->error, QB_ERROR_INTERRUPTED, "certifying was stopped");
+}
+
+/* When hidden layers must stop, so that the outputs still have their time at the speed so far. */
+static double hidden_deadline(const ball_call *call) {
+  if (call->deadline == 0)
+    return 0;
+  double seconds = qb_clock_seconds() - call->started;
+  double speed = call->work_done > 0 ? seconds / call->work_done : 1e-9;
+  return fmax(call->started, call->deadline - fmin(speed * call->output_work, 0.8 * call->settings->timeout_seconds));
 }
 
 /* --------------------------------------------------------------------------------------------------- hidden layers */
@@ -42,27 +81,36 @@ static void free_rows(row_buffer *rows) {
   qb_free(rows->upper);
 }
 
-/* Intersects one track of the listed elements with what a relaxation says. */
-static qb_status tighten_track(ball_call *call, qb_value_id value, int track, int64_t count, bool joint,
-                               row_buffer *rows, double *influence) {
-  qb_rows asked = {.value = value,
-                   .track = track,
-                   .count = 2 * count,
-                   .element = rows->element,
-                   .sign = rows->sign,
-                   .joint = joint};
-  QB_TRY(qb_backward_upper(call->backward, &asked, rows->upper, influence, call->error));
-  const qb_box_track *t = &call->box->states[value].track[track];
-  for (int64_t k = 0; k < count; k++) {
-    int64_t i = rows->element[2 * k];
-    t->hi[i] = fmin(t->hi[i], rows->upper[2 * k]);
-    t->lo[i] = fmax(t->lo[i], -rows->upper[2 * k + 1]);
+/* What of one track is asked for. */
+typedef struct request {
+  qb_value_id value;
+  int track;
+  bool joint;
+  double deadline;
+  double *influence;
+} request;
+
+static qb_status ask(ball_call *call, const request *what, int64_t count, row_buffer *rows) {
+  int64_t step = rows_a_step(call, what->value);
+  double cost = qb_backward_row_cost(call->backward, what->value);
+  for (int64_t first = 0; first < count; first += step) {
+    qb_rows asked = {.value = what->value,
+                     .track = what->track,
+                     .count = count - first < step ? count - first : step,
+                     .element = rows->element + first,
+                     .sign = rows->sign + first,
+                     .joint = what->joint,
+                     .deadline = what->deadline};
+    QB_TRY(qb_backward_upper(call->backward, &asked, rows->upper + first, what->influence, call->error));
+    call->missed += qb_backward_missed(call->backward);
+    QB_TRY(report(call, (what->track == QB_TRACK_DIFFERENCE ? 3 : 1) * cost * (double)asked.count));
   }
   return QB_OK;
 }
 
-static qb_status tighten(ball_call *call, qb_value_id value, const int64_t *element, int64_t count, int first_track,
-                         bool joint, double *influence) {
+/* Intersects one track of the listed elements with what a relaxation says, and the other tracks with that. */
+static qb_status tighten(ball_call *call, const request *what, const int64_t *element, int64_t count) {
+  const qb_box_track *t = &call->box->states[what->value].track[what->track];
   row_buffer rows;
   qb_status status = QB_OK;
   if (!new_rows(count, &rows)) {
@@ -73,12 +121,89 @@ static qb_status tighten(ball_call *call, qb_value_id value, const int64_t *elem
     rows.element[k] = element[k / 2];
     rows.sign[k] = k % 2 == 0 ? 1 : -1;
   }
-  for (int track = first_track; track < QB_TRACK_COUNT && status == QB_OK; track++)
-    status = tighten_track(call, value, track, count, joint, &rows, track == QB_TRACK_DIFFERENCE ? influence : NULL);
-  for (int64_t k = 0; status == QB_OK && k < count; k++)
-    qb_box_meet(&call->box->states[value], element[k]);
+  if (count > 0)
+    status = ask(call, what, 2 * count, &rows);
+  for (int64_t k = 0; status == QB_OK && k < count; k++) {
+    int64_t i = element[k];
+    t->hi[i] = fmin(t->hi[i], rows.upper[2 * k]);
+    t->lo[i] = fmax(t->lo[i], -rows.upper[2 * k + 1]);
+    qb_box_meet(&call->box->states[what->value], i);
+  }
   free_rows(&rows);
   return status;
+}
+
+/* The elements whose x' is not known well enough as x plus the difference: what this loses is at most the width of the
+ * difference. Returns their number, in place. */
+static int64_t keep_wide(const qb_box_state *state, int64_t *element, int64_t count) {
+  int64_t kept = 0;
+  for (int64_t k = 0; k < count; k++) {
+    int64_t i = element[k];
+    const qb_box_track *x = &state->track[QB_TRACK_QUANTIZED], *d = &state->track[QB_TRACK_DIFFERENCE];
+    if (d->hi[i] - d->lo[i] > WIDE * (x->hi[i] - x->lo[i]))
+      element[kept++] = i;
+  }
+  return kept;
+}
+
+/* The intervals of the listed elements, to be put back: six numbers each. */
+static void copy_intervals(const qb_box_state *state, const int64_t *element, int64_t count, double *kept, bool back) {
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    for (int64_t k = 0; k < count; k++) {
+      double *lo = &state->track[track].lo[element[k]], *hi = &state->track[track].hi[element[k]];
+      double *to = kept + 2 * (track * count + k);
+      if (back) {
+        *lo = to[0];
+        *hi = to[1];
+      } else {
+        to[0] = *lo;
+        to[1] = *hi;
+      }
+    }
+}
+
+/* Undecided elements alone: what is decided on the way drops out. */
+static qb_status tighten_tracks(ball_call *call, qb_value_id value, int64_t *element, int64_t count) {
+  request what = {.value = value, .track = QB_TRACK_ORIGINAL, .deadline = hidden_deadline(call)};
+  QB_TRY(tighten(call, &what, element, count));
+  count = qb_backward_unstable(call->backward, value, element);
+  what.track = QB_TRACK_DIFFERENCE;
+  QB_TRY(tighten(call, &what, element, count));
+  count = qb_backward_unstable(call->backward, value, element);
+  what.track = QB_TRACK_QUANTIZED;
+  return tighten(call, &what, element, keep_wide(&call->box->states[value], element, count));
+}
+
+/* All of a tensor or, when time runs out, nothing of it: so that whoever repeats the bound knows what was done. */
+static qb_status tighten_hidden(ball_call *call, qb_node_id id, int64_t *element, int64_t count) {
+  qb_value_id value = call->pair->quantized->nodes[id].output;
+  double *kept = qb_alloc((size_t)(6 * count), sizeof *kept);
+  int64_t *again = qb_alloc((size_t)count, sizeof *again);
+  qb_status status = kept == NULL || again == NULL
+                         ? qb_fail_memory(call->error, "intervals of a tensor", (size_t)(6 * count) * sizeof *kept)
+                         : QB_OK;
+  if (status == QB_OK) {
+    memcpy(again, element, (size_t)count * sizeof *again);
+    copy_intervals(&call->box->states[value], again, count, kept, false);
+    call->missed = 0;
+    status = tighten_tracks(call, value, element, count);
+  }
+  if (status == QB_OK && call->missed > 0) {
+    copy_intervals(&call->box->states[value], again, count, kept, true);
+    call->ball->hidden_skipped += (double)count;
+  }
+  call->ball->relaxed[id] = call->missed == 0;
+  qb_free(kept);
+  qb_free(again);
+  return status;
+}
+
+static void meet_known(const qb_box_state *known, qb_box_state *state) {
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    for (int64_t i = 0; i < state->count; i++) {
+      state->track[track].lo[i] = qb_larger(state->track[track].lo[i], known->track[track].lo[i]);
+      state->track[track].hi[i] = qb_smaller(state->track[track].hi[i], known->track[track].hi[i]);
+    }
 }
 
 /* Undecided elements in front of an activation. */
@@ -86,6 +211,8 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   ball_call *call = context;
   qb_value_id value = call->pair->quantized->nodes[id].output;
   int64_t n = box->states[value].count;
+  if (call->settings->known != NULL)
+    meet_known(&call->settings->known->states[value], &box->states[value]);
   if (!qb_backward_crosses(call->backward, value) || call->settings->hidden_work == 0)
     return QB_OK;
   int64_t *element = qb_alloc((size_t)n, sizeof *element);
@@ -97,8 +224,7 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   qb_status status = QB_OK;
   if (count > 0 && work <= call->work_left) {
     call->work_left -= work;
-    call->ball->relaxed[id] = true;
-    status = tighten(call, value, element, count, 0, false, NULL);
+    status = tighten_hidden(call, id, element, count);
   } else {
     call->ball->hidden_skipped += (double)count;
   }
@@ -125,6 +251,19 @@ static void copy_track(const qb_box_state *state, int track, qb_interval *to) {
     to[i] = (qb_interval){state->track[track].lo[i], state->track[track].hi[i]};
 }
 
+/* The listed outputs on all tracks, or the difference alone. */
+static qb_status tighten_outputs(ball_call *call, qb_value_id output, int64_t *element, int64_t count, bool all) {
+  request what = {.value = output, .joint = call->settings->joint, .deadline = call->deadline};
+  if (all)
+    QB_TRY(tighten(call, &what, element, count));
+  what.track = QB_TRACK_DIFFERENCE;
+  what.influence = call->ball->influence;
+  QB_TRY(tighten(call, &what, element, count));
+  what.track = QB_TRACK_QUANTIZED;
+  what.influence = NULL;
+  return all ? tighten(call, &what, element, keep_wide(&call->box->states[output], element, count)) : QB_OK;
+}
+
 static qb_status bound_outputs(ball_call *call, qb_value_id output) {
   qb_ball *ball = call->ball;
   const qb_box_state *state = &call->box->states[output];
@@ -138,8 +277,7 @@ static qb_status bound_outputs(ball_call *call, qb_value_id output) {
   for (int64_t i = 0; i < count; i++)
     element[i] = one ? call->settings->output : i;
   if (qb_backward_crosses(call->backward, output))
-    status =
-        tighten(call, output, element, count, one ? QB_TRACK_DIFFERENCE : 0, call->settings->joint, ball->influence);
+    status = tighten_outputs(call, output, element, count, !one);
   for (int64_t i = 0; i < state->count; i++)
     ball->from_interval += ball->difference[i].lo == state->track[QB_TRACK_DIFFERENCE].lo[i] ||
                            ball->difference[i].hi == state->track[QB_TRACK_DIFFERENCE].hi[i];
@@ -163,14 +301,49 @@ static void find_top(qb_ball *ball) {
   }
 }
 
-/* Proved when out_j - out_top < 0 for every j, in x, and in x' directly or as x plus the difference. */
-static bool is_kept(const double *over[QB_TRACK_COUNT], int64_t rows) {
-  for (int64_t j = 0; j < rows; j++) {
-    double moved = qb_up_sum(over[QB_TRACK_ORIGINAL][j], over[QB_TRACK_DIFFERENCE][j]);
-    if (!(over[QB_TRACK_ORIGINAL][j] < 0) || !(fmin(over[QB_TRACK_QUANTIZED][j], moved) < 0))
-      return false;
-  }
-  return true;
+/* Margins out_j - out_top of one track, from above. */
+typedef struct margins {
+  int64_t rows;
+  double *dense;                /* (rows, outputs) the forms */
+  double *over[QB_TRACK_COUNT]; /* (rows) */
+} margins;
+
+static qb_status bound_margins(ball_call *call, qb_value_id output, int track, margins *m) {
+  qb_rows asked = {.value = output,
+                   .track = track,
+                   .count = m->rows,
+                   .dense = m->dense,
+                   .joint = call->settings->joint,
+                   .deadline = call->deadline};
+  return qb_backward_upper(call->backward, &asked, m->over[track], NULL, call->error);
+}
+
+static bool all_negative(const double *over, int64_t rows) {
+  bool negative = true;
+  for (int64_t j = 0; j < rows; j++)
+    negative = negative && over[j] < 0;
+  return negative;
+}
+
+/* Proved when out_j - out_top < 0 for every j, in x, and in x' as x plus the difference or directly; the last only
+ * where it is needed. */
+static qb_status prove_kept(ball_call *call, qb_value_id output, margins *m, bool *kept) {
+  *kept = false;
+  QB_TRY(bound_margins(call, output, QB_TRACK_ORIGINAL, m));
+  if (!all_negative(m->over[QB_TRACK_ORIGINAL], m->rows))
+    return QB_OK;
+  QB_TRY(bound_margins(call, output, QB_TRACK_DIFFERENCE, m));
+  double *moved = m->over[QB_TRACK_DIFFERENCE];
+  for (int64_t j = 0; j < m->rows; j++)
+    moved[j] = qb_up_sum(m->over[QB_TRACK_ORIGINAL][j], moved[j]);
+  *kept = all_negative(moved, m->rows);
+  if (*kept)
+    return QB_OK;
+  QB_TRY(bound_margins(call, output, QB_TRACK_QUANTIZED, m));
+  for (int64_t j = 0; j < m->rows; j++)
+    moved[j] = fmin(moved[j], m->over[QB_TRACK_QUANTIZED][j]);
+  *kept = all_negative(moved, m->rows);
+  return QB_OK;
 }
 
 static qb_status decide(ball_call *call, qb_value_id output) {
@@ -181,16 +354,13 @@ static qb_status decide(ball_call *call, qb_value_id output) {
   qb_status status = dense == NULL || upper == NULL
                          ? qb_fail_memory(call->error, "margins", (size_t)(rows * n) * sizeof *dense)
                          : QB_OK;
-  const double *over[QB_TRACK_COUNT] = {upper, upper + rows, upper + 2 * rows};
+  margins m = {rows, dense, {upper, upper + rows, upper + 2 * rows}};
   for (int64_t j = 0; status == QB_OK && j < rows; j++) {
     dense[j * n + (j < ball->top ? j : j + 1)] = 1;
     dense[j * n + ball->top] = -1;
   }
-  for (int track = 0; track < QB_TRACK_COUNT && status == QB_OK; track++) {
-    qb_rows asked = {.value = output, .track = track, .count = rows, .dense = dense, .joint = call->settings->joint};
-    status = qb_backward_upper(call->backward, &asked, upper + track * rows, NULL, call->error);
-  }
-  ball->keeps_top = status == QB_OK && is_kept(over, rows);
+  if (status == QB_OK)
+    status = prove_kept(call, output, &m, &ball->keeps_top);
   qb_free(dense);
   qb_free(upper);
   return status;
@@ -233,6 +403,22 @@ static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *
   return keep_slopes(call);
 }
 
+/* What hidden layers may cost at most and what follows them. */
+static void plan_work(ball_call *call) {
+  const qb_graph *graph = call->pair->quantized;
+  qb_value_id output = graph->outputs[0];
+  double outputs = call->settings->output >= 0 ? 1 : (double)qb_shape_elements(&graph->values[output].shape);
+  double row = qb_backward_row_cost(call->backward, output), hidden = 0;
+  for (qb_node_id id = 0; id < graph->node_count; id++) {
+    qb_value_id y = graph->nodes[id].output;
+    if (call->pair->value[y] != QB_NONE && y != output && qb_backward_crosses(call->backward, y) &&
+        qb_backward_precedes_kink(call->backward, y))
+      hidden += 10 * (double)qb_shape_elements(&graph->values[y].shape) * qb_backward_row_cost(call->backward, y);
+  }
+  call->output_work = (10 + (call->settings->decide ? 5 : 0)) * outputs * row;
+  call->work_all = fmin(hidden, call->settings->hidden_work) + call->output_work;
+}
+
 qb_status qb_bound_ball(qb_backward *backward, const qb_domain *domain, const qb_ball_settings *settings, qb_ball *ball,
                         qb_error *error) {
   qb_box_result box;
@@ -251,10 +437,13 @@ qb_status qb_bound_ball_kept(qb_backward *backward, const qb_domain *domain, con
                     .settings = settings,
                     .ball = ball,
                     .work_left = settings->hidden_work,
+                    .started = qb_clock_seconds(),
                     .error = error};
+  call.deadline = settings->timeout_seconds > 0 ? call.started + settings->timeout_seconds : 0;
   const qb_graph *graph = call.pair->quantized;
   if (graph->input_count != 1 || domain->count != (int64_t)qb_shape_elements(&graph->values[graph->inputs[0]].shape))
     return qb_fail(error, QB_ERROR_SHAPE, "%s: the box does not fit the network's one input", graph->name);
+  plan_work(&call);
   return bound(&call, domain, box);
 }
 

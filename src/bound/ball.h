@@ -6,15 +6,20 @@
 #ifndef QB_BOUND_BALL_H
 #define QB_BOUND_BALL_H
 
+#include "base/progress.h"
 #include "bound/backward.h"
 #include "bound/interval.h"
 
 typedef struct qb_ball_settings {
-  double hidden_work;  /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
-  bool joint;          /* planes per output row: tighter; default true */
-  int64_t output;      /* when not negative: relax the difference of this output alone; default -1 */
-  int64_t keep_slopes; /* keep the slopes when there are not more of them; default 0 */
-  bool decide;         /* also bound the margins of the largest output; default false */
+  double hidden_work;     /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
+  bool joint;             /* planes per output row: tighter; default true */
+  int64_t output;         /* when not negative: relax the difference of this output alone; default -1 */
+  int64_t keep_slopes;    /* keep the slopes when there are not more of them; default 0 */
+  bool decide;            /* also bound the margins of the largest output; default false */
+  double timeout_seconds; /* 0, the default: none. Else hidden layers, and at the end outputs, are left to intervals so
+                           * that the call takes about so long: the result then depends on the machine */
+  const qb_progress *progress; /* of long balls; default NULL */
+  const qb_box_result *known;  /* intervals of a box around this one, which hold here, too; default NULL */
 } qb_ball_settings;
 
 qb_ball_settings qb_ball_settings_default(void);
@@ -28,7 +33,7 @@ typedef struct qb_ball {
   qb_interval *difference; /* (count) of quantized - original */
   int64_t top;             /* the output whose interval has the largest middle */
   bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
-  double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work */
+  double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work or time */
   bool *relaxed;           /* (nodes of the quantized graph) undecided elements of its output were relaxed */
   int64_t slope_count;     /* 0 also when they were more than asked for */
   qb_slopes *slopes;       /* (slope_count) of the planes that forms were carried through */
@@ -39,7 +44,8 @@ typedef struct qb_ball {
 } qb_ball;
 
 /* Bounds the pair of `backward` on a domain. A node without a rule makes it not apply, which is no error.
- * QB_ERROR_SHAPE, QB_ERROR_MEMORY, QB_ERROR_NUMERIC (unsafe floating-point environment). Release with qb_ball_free in
+ * QB_ERROR_SHAPE, QB_ERROR_MEMORY, QB_ERROR_NUMERIC (unsafe floating-point environment), QB_ERROR_INTERRUPTED (by
+ * the progress). Release with qb_ball_free in
  * every case. */
 QB_MUST_CHECK qb_status qb_bound_ball(qb_backward *backward, const qb_domain *domain, const qb_ball_settings *settings,
                                       qb_ball *ball, qb_error *error);

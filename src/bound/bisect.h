@@ -24,6 +24,7 @@ typedef struct qb_bisection {
   bool proved;
   bool applies;
   int64_t boxes;     /* bounded */
+  bool refuted;      /* somewhere the difference is larger than the limit on a whole part */
   int64_t open;      /* left over when it gave up */
   qb_interval range; /* encloses the difference of that output on the whole box, proved or not */
 } qb_bisection;

@@ -30,18 +30,15 @@ typedef qb_status (*box_rule)(box_call *call);
 
 /* ------------------------------------------------------------------------------------------------------- helpers */
 
-static double down(double x) { return nextafter(x, -INFINITY); }
-static double up(double x) { return nextafter(x, INFINITY); }
-
 /* a - b with the unknown infinity minus infinity on the safe side. */
 static double subtract_down(double a, double b) {
   double r = a - b;
-  return isnan(r) ? -INFINITY : a == b ? 0 : down(r);
+  return isnan(r) ? -INFINITY : a == b ? 0 : qb_down(r);
 }
 
 static double subtract_up(double a, double b) {
   double r = a - b;
-  return isnan(r) ? INFINITY : a == b ? 0 : up(r);
+  return isnan(r) ? INFINITY : a == b ? 0 : qb_up(r);
 }
 
 static const qb_value *operand(const box_call *call, int32_t slot) {
@@ -71,12 +68,12 @@ void qb_box_meet(qb_box_state *state, int64_t i) {
   double *lo = &state->track[QB_TRACK_ORIGINAL].lo[i], *hi = &state->track[QB_TRACK_ORIGINAL].hi[i];
   double *lo2 = &state->track[QB_TRACK_QUANTIZED].lo[i], *hi2 = &state->track[QB_TRACK_QUANTIZED].hi[i];
   double *dlo = &state->track[QB_TRACK_DIFFERENCE].lo[i], *dhi = &state->track[QB_TRACK_DIFFERENCE].hi[i];
-  *dlo = fmax(*dlo, subtract_down(*lo2, *hi));
-  *dhi = fmin(*dhi, subtract_up(*hi2, *lo));
-  *lo2 = fmax(*lo2, subtract_down(*lo, -*dlo));
-  *hi2 = fmin(*hi2, subtract_up(*hi, -*dhi));
-  *lo = fmax(*lo, subtract_down(*lo2, *dhi));
-  *hi = fmin(*hi, subtract_up(*hi2, *dlo));
+  *dlo = qb_larger(*dlo, subtract_down(*lo2, *hi));
+  *dhi = qb_smaller(*dhi, subtract_up(*hi2, *lo));
+  *lo2 = qb_larger(*lo2, subtract_down(*lo, -*dlo));
+  *hi2 = qb_smaller(*hi2, subtract_up(*hi, -*dhi));
+  *lo = qb_larger(*lo, subtract_down(*lo2, *dhi));
+  *hi = qb_smaller(*hi, subtract_up(*hi2, *dlo));
 }
 
 /* ------------------------------------------------------------------------------------------------- linear layers */
@@ -96,7 +93,7 @@ static void to_balls(const qb_box_track *interval, int64_t count, ball_vector *v
   for (int64_t i = 0; i < count; i++) {
     double lo = interval->lo[i], hi = interval->hi[i], centre = lo == hi ? lo : 0.5 * lo + 0.5 * hi;
     v->centre[i] = centre;
-    v->radius[i] = lo == hi ? 0 : up(fmax(up(hi - centre), up(centre - lo)));
+    v->radius[i] = lo == hi ? 0 : qb_up(fmax(qb_up(hi - centre), qb_up(centre - lo)));
   }
 }
 
@@ -119,7 +116,7 @@ static qb_status add_product(box_call *call, const layer *l, const ball_vector *
   /* plus - minus rounds by at most u (|plus| + |minus|), which u |plus - minus| does not cover when they cancel: but
    * float32 differences are exact in double unless the exponents are over 29 bits apart, and then do not cancel. */
   for (int64_t i = 0; i < inputs; i++)
-    reach[i] = up(x->radius[i] + gamma * fabs(x->centre[i]));
+    reach[i] = qb_up(x->radius[i] + gamma * fabs(x->centre[i]));
   QB_TRY(qb_affine_apply(l->graph, &l->linear, l->plus, l->minus, l->bias_plus, l->bias_minus, x->centre,
                          product.centre, call->scratch, call->error));
   QB_TRY(qb_affine_apply_absolute(l->graph, &l->linear, l->plus, l->minus, NULL, NULL, reach, product.radius,
@@ -141,7 +138,7 @@ static qb_status add_product(box_call *call, const layer *l, const ball_vector *
 
 static void store(const ball_vector *v, int64_t count, qb_box_track *interval, bool intersect) {
   for (int64_t i = 0; i < count; i++) {
-    double lo = down(v->centre[i] - v->radius[i]), hi = up(v->centre[i] + v->radius[i]);
+    double lo = qb_down(v->centre[i] - v->radius[i]), hi = qb_up(v->centre[i] + v->radius[i]);
     lo = isnan(lo) ? -INFINITY : lo;
     hi = isnan(hi) ? INFINITY : hi;
     interval->lo[i] = intersect ? fmax(interval->lo[i], lo) : lo;
@@ -222,8 +219,8 @@ static void slope_times(double s_lo, double s_hi, double d_lo, double d_hi, doub
     *hi = fmax(*hi, value);
   }
   bool exact = (s_lo == 1 || s_lo == 0) && (s_hi == 1 || s_hi == 0);
-  *lo = exact ? *lo : down(*lo);
-  *hi = exact ? *hi : up(*hi);
+  *lo = exact ? *lo : qb_down(*lo);
+  *hi = exact ? *hi : qb_up(*hi);
 }
 
 /* x and x' by their ranges; d by the mean value theorem over the hull of both ranges, f(x + d) - f(x) = s d. When the
@@ -240,7 +237,8 @@ static qb_status apply_elementwise(box_call *call, elementwise f, double change)
     slope_times(both.slope_lo, both.slope_hi, x->track[2].lo[i], x->track[2].hi[i], &dlo, &dhi);
     set(call->y, QB_TRACK_ORIGINAL, i, a.lo, a.hi);
     set(call->y, QB_TRACK_QUANTIZED, i, b.lo, b.hi);
-    set(call->y, QB_TRACK_DIFFERENCE, i, change == 0 ? dlo : down(dlo - change), change == 0 ? dhi : up(dhi + change));
+    set(call->y, QB_TRACK_DIFFERENCE, i, change == 0 ? dlo : qb_down(dlo - change),
+        change == 0 ? dhi : qb_up(dhi + change));
   }
   return QB_OK;
 }
@@ -256,9 +254,9 @@ static image relu_image(const box_call *call, const qb_node *node, int64_t i, do
 }
 
 static image slope_image(double alpha, double lo, double hi) {
-  double at_lo = lo > 0 ? lo : down(alpha * lo), at_hi = hi > 0 ? hi : up(alpha * hi);
-  image r = {fmin(at_lo, hi > 0 ? hi : down(alpha * hi)), fmax(at_hi, lo > 0 ? lo : up(alpha * lo)), fmin(1, alpha),
-             fmax(1, alpha)};
+  double at_lo = lo > 0 ? lo : qb_down(alpha * lo), at_hi = hi > 0 ? hi : qb_up(alpha * hi);
+  image r = {fmin(at_lo, hi > 0 ? hi : qb_down(alpha * hi)), fmax(at_hi, lo > 0 ? lo : qb_up(alpha * lo)),
+             fmin(1, alpha), fmax(1, alpha)};
   if (lo < 0 && hi > 0) {
     r.lo = fmin(r.lo, 0);
     r.hi = fmax(r.hi, 0);
@@ -347,7 +345,7 @@ static qb_status rule_clip(box_call *call) {
   for (int64_t c = 0; c < (per_channel ? call->shape->dims[1] : 1); c++)
     if (clip_cap(ours, c) != clip_cap(theirs, c))
       change = fmax(change, fabs(clip_cap(ours, c) - clip_cap(theirs, c)));
-  return apply_elementwise(call, clip_node_image, change == 0 ? 0 : up(change));
+  return apply_elementwise(call, clip_node_image, change == 0 ? 0 : qb_up(change));
 }
 
 /* Frozen BatchNorm: the same y = s x + t in both networks. */
@@ -365,8 +363,8 @@ static qb_status rule_batch_norm(box_call *call) {
       bool moves = track != QB_TRACK_DIFFERENCE;
       double a = s * x->track[track].lo[i], b = s * x->track[track].hi[i];
       double slack = 8 * DBL_EPSILON * fmax(fabs(a), fabs(b)) + (moves ? lost : 0) + DBL_MIN;
-      set(call->y, track, i, down(fmin(a, b) + (moves ? shift : 0) - slack),
-          up(fmax(a, b) + (moves ? shift : 0) + slack));
+      set(call->y, track, i, qb_down(fmin(a, b) + (moves ? shift : 0) - slack),
+          qb_up(fmax(a, b) + (moves ? shift : 0) + slack));
     }
   }
   return QB_OK;
@@ -439,7 +437,7 @@ static qb_status rule_max_pool(box_call *call) {
 
 static void set_mean(box_call *call, int track, int64_t i, const window_view *v, double divisor) {
   double slack = ((double)v->count + 8) * DBL_EPSILON * v->magnitude / divisor + DBL_MIN;
-  set(call->y, track, i, down(v->sum_lo / divisor - slack), up(v->sum_hi / divisor + slack));
+  set(call->y, track, i, qb_down(v->sum_lo / divisor - slack), qb_up(v->sum_hi / divisor + slack));
 }
 
 static qb_status rule_average(box_call *call) {
@@ -477,7 +475,7 @@ typedef struct range {
 static range range_product(range a, range b) {
   double lo, hi;
   slope_times(a.lo, a.hi, b.lo, b.hi, &lo, &hi);
-  return (range){down(lo), up(hi)};
+  return (range){qb_down(lo), qb_up(hi)};
 }
 
 static range range_sum(range a, range b) { return (range){subtract_down(a.lo, -b.lo), subtract_up(a.hi, -b.hi)}; }
@@ -545,7 +543,7 @@ static qb_status rule_add(box_call *call) {
 static bool reciprocal(range b, range *r) {
   if (b.lo <= 0 && b.hi >= 0)
     return false;
-  *r = (range){down(1 / b.hi), up(1 / b.lo)};
+  *r = (range){qb_down(1 / b.hi), qb_up(1 / b.lo)};
   return true;
 }
 
@@ -681,18 +679,18 @@ static qb_status rule_quantize_linear(box_call *call) {
     int64_t c = channels == 1 ? 0 : i / inner % call->shape->dims[axis];
     double s = (double)qb_view_f32(&scale->constant)[c];
     double z = zero == NULL ? 0 : (double)qb_view_f32(&zero->constant)[qb_view_elements(&zero->constant) == 1 ? 0 : c];
-    double least = down(s * ((double)call->node->attributes.quantize.lo - z));
-    double most = up(s * ((double)call->node->attributes.quantize.hi - z));
+    double least = qb_down(s * ((double)call->node->attributes.quantize.lo - z));
+    double most = qb_up(s * ((double)call->node->attributes.quantize.hi - z));
     double lo = x->track[0].lo[i], hi = x->track[0].hi[i], dlo = x->track[2].lo[i], dhi = x->track[2].hi[i];
     /* half a step, and the rounding of the float32 division, which may turn a near tie */
-    double half = up(qb_quantizer_reach(call->node, s, z) * (1 + 0x1p-20)) +
+    double half = qb_up(qb_quantizer_reach(call->node, s, z) * (1 + 0x1p-20)) +
                   0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
     half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
     set(call->y, QB_TRACK_ORIGINAL, i, lo, hi);
-    set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(down(x->track[1].lo[i] - half), least), most),
-        fmax(fmin(up(x->track[1].hi[i] + half), most), least));
-    set(call->y, QB_TRACK_DIFFERENCE, i, fmin(down(dlo - half), subtract_down(most, hi)),
-        fmax(up(dhi + half), subtract_up(least, lo)));
+    set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(qb_down(x->track[1].lo[i] - half), least), most),
+        fmax(fmin(qb_up(x->track[1].hi[i] + half), most), least));
+    set(call->y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(dlo - half), subtract_down(most, hi)),
+        fmax(qb_up(dhi + half), subtract_up(least, lo)));
   }
   return QB_OK;
 }

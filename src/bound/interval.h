@@ -56,6 +56,10 @@ static inline qb_interval qb_interval_scale(qb_interval a, int32_t shift) {
   return (qb_interval){-qb_up_scale(-a.lo, shift), qb_up_scale(a.hi, shift)};
 }
 
-static inline double qb_clamp(double x, double lo, double hi) { return fmin(fmax(x, lo), hi); }
+/* Of two numbers that are not NaN; fmin and fmax are calls. */
+static inline double qb_smaller(double a, double b) { return a < b ? a : b; }
+static inline double qb_larger(double a, double b) { return a > b ? a : b; }
+
+static inline double qb_clamp(double x, double lo, double hi) { return qb_smaller(qb_larger(x, lo), hi); }
 
 #endif

@@ -42,7 +42,7 @@ static int values_of(const qb_kink *kink, qb_interval x, double values[4]) {
   return count;
 }
 
-static double steepness(const qb_kink *kink) { return kink->leaky ? fmax(1, fabs(kink->alpha)) : 1; }
+static double steepness(const qb_kink *kink) { return kink->leaky ? qb_larger(1, fabs(kink->alpha)) : 1; }
 
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign) {
   double at[4], middle = 63. / 128 * x.lo + 65. / 128 * x.hi, lowest = INFINITY;
@@ -50,14 +50,14 @@ qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign) {
   if (qb_kink_is_linear(kink, x.lo, x.hi, &piece))
     return (qb_line){sign * piece.slope, sign * piece.constant};
   int count = values_of(kink, x, at);
-  double magnitude = fmax(fabs(x.lo), fabs(x.hi)) + 2 * fabs(kink->shift);
+  double magnitude = qb_larger(fabs(x.lo), fabs(x.hi)) + 2 * fabs(kink->shift);
   for (int i = 0; i < count; i++)
     for (int k = 0; k < i; k++) {
       double slope = sign * (qb_kink_at(kink, at[i]) - qb_kink_at(kink, at[k])) / (at[i] - at[k]), top = -INFINITY;
       if (!isfinite(slope) || fabs(slope) > 2 * steepness(kink))
         continue;
       for (int v = 0; v < count; v++)
-        top = fmax(top, sign * qb_kink_at(kink, at[v]) - slope * at[v]);
+        top = qb_larger(top, sign * qb_kink_at(kink, at[v]) - slope * at[v]);
       top += 32 * UNIT * (steepness(kink) + fabs(slope)) * magnitude + DBL_MIN;
       if (slope * middle + top < lowest) {
         lowest = slope * middle + top;
@@ -121,12 +121,12 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
                      qb_corners *corners) {
   hexagon h = {a, a2, d, 0};
   double first[4], second[4], third[2] = {d.lo, d.hi};
-  double reach = fmax(qb_interval_magnitude(a), fmax(qb_interval_magnitude(a2), qb_interval_magnitude(d)));
+  double reach = qb_larger(qb_interval_magnitude(a), qb_larger(qb_interval_magnitude(a2), qb_interval_magnitude(d)));
   corners->count = 0;
   if (!isfinite(reach))
     return false;
   corners->magnitude = reach + 2 * (fabs(f->shift) + fabs(g->shift));
-  corners->steepest = fmax(steepness(f), steepness(g));
+  corners->steepest = qb_larger(steepness(f), steepness(g));
   h.tolerance = 32 * UNIT * corners->magnitude;
   int n = values_of(f, a, first), m = values_of(g, a2, second);
   for (int i = 0; i < n; i++)
@@ -148,7 +148,7 @@ qb_plane qb_kink_plane_with(const qb_corners *corners, double on_f, double on_d,
   double top = -INFINITY;
   for (int i = 0; i < corners->count; i++) {
     double value = (on_f - on_d) * corners->f[i] + on_d * corners->g[i];
-    top = fmax(top, value - slope_a * corners->a[i] - slope_d * corners->d[i]);
+    top = qb_larger(top, value - slope_a * corners->a[i] - slope_d * corners->d[i]);
   }
   double slopes = (fabs(on_f) + 2 * fabs(on_d)) * corners->steepest + fabs(slope_a) + fabs(slope_d);
   return (qb_plane){slope_a, slope_d, top + 64 * UNIT * slopes * corners->magnitude + DBL_MIN};
@@ -200,8 +200,8 @@ static int leaving(const knot basis[3], const knot *enter) {
 static void lowest_plane(const knot *knots, int count, double *p, double *q) {
   double low = INFINITY, high = -INFINITY, r = 0;
   for (int i = 0; i < count; i++) {
-    low = fmin(low, knots[i].z);
-    high = fmax(high, knots[i].z);
+    low = qb_smaller(low, knots[i].z);
+    high = qb_larger(high, knots[i].z);
   }
   double floor = low - 8 * (high - low);
   knot basis[3] = {{-8, -8, floor}, {16, 0, floor}, {0, 16, floor}};
@@ -229,8 +229,8 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
   knot knots[QB_KINK_CORNERS];
   double wide_a = 0, wide_d = 0, p, q;
   for (int i = 0; i < corners->count; i++) {
-    wide_a = fmax(wide_a, fabs(corners->a[i] - corners->centre_a));
-    wide_d = fmax(wide_d, fabs(corners->d[i] - corners->centre_d));
+    wide_a = qb_larger(wide_a, fabs(corners->a[i] - corners->centre_a));
+    wide_d = qb_larger(wide_d, fabs(corners->d[i] - corners->centre_d));
   }
   bool flat_a = wide_a <= 1e-13 * corners->magnitude, flat_d = wide_d <= 1e-13 * corners->magnitude;
   for (int i = 0; i < corners->count; i++)

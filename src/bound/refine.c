@@ -4,9 +4,9 @@
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 enum { CUTS_A_ROUND = 16 }; /* whatever the number of threads, so that the tree does not depend on it */
@@ -39,12 +39,6 @@ typedef struct refine_call {
 
 qb_refine_settings qb_refine_settings_default(void) {
   return (qb_refine_settings){.most_parts = 20000, .ball = qb_ball_settings_default()};
-}
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 int64_t qb_domain_free_inputs(const qb_domain *domain) {
@@ -113,8 +107,11 @@ static void learn(const refine_call *call, const qb_ball *ball, const part *arou
 static qb_status bound_part(refine_call *call, int32_t thread, const part *around, part *p, bool *applies,
                             qb_error *error) {
   qb_domain domain = {call->inputs, p->lo, p->hi};
+  qb_ball_settings how = call->settings->ball;
   qb_ball ball;
-  qb_status status = qb_bound_ball(call->backward[thread], &domain, &call->settings->ball, &ball, error);
+  if (call->settings->timeout_seconds > 0)
+    how.timeout_seconds = fmax(1e-3, call->deadline - qb_clock_seconds());
+  qb_status status = qb_bound_ball(call->backward[thread], &domain, &how, &ball, error);
   *applies = status == QB_OK && ball.applies;
   if (*applies)
     learn(call, &ball, around, p);
@@ -212,13 +209,18 @@ static qb_status bound_halves(refine_call *call, const int64_t *chosen, int32_t 
 
 static bool out_of_budget(const refine_call *call) {
   const qb_refine_settings *s = call->settings;
-  return (s->timeout_seconds > 0 && now() > call->deadline) ||
+  return (s->timeout_seconds > 0 && qb_clock_seconds() > call->deadline) ||
          (s->most_parts > 0 && call->result->parts >= s->most_parts);
 }
 
 static qb_status refine(refine_call *call) {
+  const qb_refine_settings *settings = call->settings;
   int64_t chosen[2 * CUTS_A_ROUND];
   while (call->result->applies && !out_of_budget(call)) {
+    double spent = settings->timeout_seconds - (call->deadline - qb_clock_seconds());
+    if (!qb_progress_report(settings->progress, "cutting up a box, seconds at most", (int64_t)spent,
+                            (int64_t)settings->timeout_seconds))
+      return qb_fail(call->error, QB_ERROR_INTERRUPTED, "certifying was stopped");
     int32_t count = choose(call, chosen);
     if (count == 0)
       return QB_OK;
@@ -293,7 +295,7 @@ qb_status qb_bound_refined(const qb_pair *pair, const qb_domain *domain, const q
                       .settings = settings,
                       .inputs = domain->count,
                       .outputs = (int64_t)qb_shape_elements(&output->shape),
-                      .deadline = now() + settings->timeout_seconds,
+                      .deadline = qb_clock_seconds() + settings->timeout_seconds,
                       .result = refinement,
                       .error = error};
   qb_arena_init(&call.arena);

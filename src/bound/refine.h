@@ -16,7 +16,8 @@ typedef struct qb_refine_settings {
                            * and the machine only through the timeout */
   double enough;          /* stops when no output can differ by more, and decisions, where asked for, are proved */
   int32_t threads;        /* 0: all of OpenMP's */
-  qb_ball_settings ball;  /* `decide` also asks for decisions, `output` for one output alone */
+  const qb_progress *progress; /* shown the seconds spent of the timeout; may be NULL */
+  qb_ball_settings ball;       /* `decide` also asks for decisions, `output` for one output alone */
 } qb_refine_settings;
 
 qb_refine_settings qb_refine_settings_default(void);
@@ -39,8 +40,8 @@ typedef struct qb_refinement {
 /* The number of inputs over which the domain has positive width. */
 int64_t qb_domain_free_inputs(const qb_domain *domain);
 
-/* QB_ERROR_SHAPE, QB_ERROR_MEMORY, QB_ERROR_NUMERIC as for qb_bound_ball. Release with qb_refinement_free in every
- * case. */
+/* QB_ERROR_SHAPE, QB_ERROR_MEMORY, QB_ERROR_NUMERIC, QB_ERROR_INTERRUPTED as for qb_bound_ball. Release with
+ * qb_refinement_free in every case. */
 QB_MUST_CHECK qb_status qb_bound_refined(const qb_pair *pair, const qb_domain *domain,
                                          const qb_refine_settings *settings, qb_refinement *refinement,
                                          qb_error *error);

@@ -12,6 +12,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __FAST_MATH__
 #error "bounds need IEEE arithmetic: compile without -ffast-math and -Ofast"
@@ -20,11 +21,29 @@
 /* The smallest non-zero factor, 2^-800: smaller ones are raised to it. */
 #define QB_SMALLEST 0x1p-800
 
-/* The next double above; infinity and NaN become infinity (no information is an infinite upper bound). */
-static inline double qb_up(double x) { return isnan(x) ? INFINITY : nextafter(x, INFINITY); }
+/* The double whose bits, read as an integer, lie `step` away: neighbours in size are neighbours in bits. */
+static inline double qb_neighbour(double x, int64_t step) {
+  int64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits += step;
+  memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+/* The next double above; infinity and NaN become infinity (no information is an infinite upper bound). As nextafter,
+ * without a call. */
+static inline double qb_up(double x) {
+  if (!(x < INFINITY))
+    return INFINITY;
+  return x == 0 ? DBL_TRUE_MIN : qb_neighbour(x, x > 0 ? 1 : -1);
+}
 
 /* The next double below; NaN becomes -infinity. */
-static inline double qb_down(double x) { return isnan(x) ? -INFINITY : nextafter(x, -INFINITY); }
+static inline double qb_down(double x) {
+  if (!(x > -INFINITY))
+    return -INFINITY;
+  return x == 0 ? -DBL_TRUE_MIN : qb_neighbour(x, x > 0 ? -1 : 1);
+}
 
 /* An upper bound of a * b for a, b >= 0 with 0 * infinity = 0: a zero weight stops an infinite bound. Exact zeros
  * stay zero. */

@@ -6,19 +6,13 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/wide.h"
 
 /* A ban lasts between TENURE and TENURE + SPREAD - 1 steps and a share of the length; costs are searched by blocks. */
 enum { TENURE = 5, SPREAD = 10, TENURE_SHARE = 100, RING = 128, BLOCK = 64, LANES = 8, NONE = -1 };
 
 /* An improvement exceeds this share of the objective: less may be rounding. */
 static const double NOISE = 1e-6;
-
-/* The processors that the inner loop is built for; the best one is taken when the program starts. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)
-#define QB_WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define QB_WIDE
-#endif
 
 qb_status qb_tabu_create(size_t length, int64_t patience, int64_t limit, qb_tabu *tabu, qb_error *error) {
   *tabu = (qb_tabu){.length = length, .patience = patience, .limit = limit};

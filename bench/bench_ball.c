@@ -1,0 +1,104 @@
+/* What a ball costs and how wide it comes out: weights of 8 bits, boxes of PIXELS/255 around the 30 digits.
+ *
+ *   bench_ball MODEL [PIXELS [IMAGES [decide]]]
+ *
+ * Prints the median time of bounding every output (with `decide` also the decision), of as many images, and the mean
+ * of the largest output difference. Data: $QBOUND_DATA, else ../shared/data. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "bound/ball.h"
+#include "graph/pass_fold_bn.h"
+#include "onnx/onnx.h"
+#include "quant/quant.h"
+
+enum { IMAGES = 30, PIXELS = 784 };
+
+static qb_error failure;
+
+static void check(qb_status status) {
+  if (status == QB_OK)
+    return;
+  fprintf(stderr, "bench_ball: %s\n", failure.message);
+  exit(EXIT_FAILURE);
+}
+
+static void read_digits(uint8_t digits[IMAGES][PIXELS]) {
+  const char *folder = getenv("QBOUND_DATA");
+  char path[1024];
+  snprintf(path, sizeof path, "%s/peers/qebverif/mnist30-images-idx3-ubyte",
+           folder != NULL && folder[0] != '\0' ? folder : "../shared/data");
+  FILE *file = fopen(path, "rb");
+  if (file == NULL || fseek(file, 16, SEEK_SET) != 0 || fread(digits, PIXELS, IMAGES, file) != IMAGES) {
+    fprintf(stderr, "bench_ball: %s cannot be read\n", path);
+    exit(EXIT_FAILURE);
+  }
+  fclose(file);
+}
+
+static void pixel_box(const uint8_t *digit, double radius, float *lo, float *hi) {
+  for (int i = 0; i < PIXELS; i++) {
+    lo[i] = nextafterf((float)(fmax(digit[i] - radius, 0) / 255), -1);
+    hi[i] = nextafterf((float)(fmin(digit[i] + radius, 255) / 255), 2);
+  }
+}
+
+static int compare(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv) {
+  static uint8_t digits[IMAGES][PIXELS];
+  static float lo[PIXELS], hi[PIXELS];
+  double radius = argc > 2 ? atof(argv[2]) : 1, seconds[IMAGES], widest = 0;
+  int images = argc > 3 ? atoi(argv[3]) : IMAGES, kept = 0;
+  qb_onnx *document;
+  qb_graph original, quantized;
+  qb_fold_bn_info folded;
+  qb_quantize_settings how;
+  qb_quantize_info info = {0};
+  qb_pair pair;
+  qb_backward *backward;
+  if (argc < 2 || images < 1 || images > IMAGES) {
+    fprintf(stderr, "usage: bench_ball MODEL [PIXELS [IMAGES [decide]]]\n");
+    return 2;
+  }
+  read_digits(digits);
+  check(qb_onnx_read(argv[1], &document, &failure));
+  check(qb_onnx_to_graph(document, &original, &failure));
+  check(qb_fold_bn(&original, &folded, &failure));
+  check(qb_graph_clone(&original, &quantized, &failure));
+  qb_quantize_settings_default(&how);
+  check(qb_quantize_weights(&quantized, &how, NULL, &info, &failure));
+  check(qb_pair_match(&original, &quantized, &pair, &failure));
+  check(qb_backward_create(&pair, &backward, &failure));
+  for (int i = 0; i < images; i++) {
+    qb_domain domain = {PIXELS, lo, hi};
+    qb_ball_settings settings = qb_ball_settings_default();
+    qb_ball ball;
+    double largest = 0, start = qb_clock_seconds();
+    settings.decide = argc > 4;
+    pixel_box(digits[i], radius, lo, hi);
+    check(qb_bound_ball(backward, &domain, &settings, &ball, &failure));
+    seconds[i] = qb_clock_seconds() - start;
+    for (int64_t k = 0; k < ball.count; k++)
+      largest = fmax(largest, qb_interval_magnitude(ball.difference[k]));
+    widest += largest / images;
+    kept += ball.keeps_top;
+    qb_ball_free(&ball);
+  }
+  qsort(seconds, (size_t)images, sizeof *seconds, compare);
+  printf("%s: %.1f ms a ball of %g/255 (median of %d, at most %.1f), mean largest difference %.8g, %d decided\n",
+         argv[1], 1e3 * seconds[images / 2], radius, images, 1e3 * seconds[images - 1], widest, kept);
+  qb_backward_free(backward);
+  qb_pair_free(&pair);
+  qb_quantize_info_free(&info);
+  qb_graph_free(&quantized);
+  qb_graph_free(&original);
+  qb_onnx_free(document);
+  return EXIT_SUCCESS;
+}
