@@ -171,8 +171,9 @@ static bool rule_clip(const call *c) {
     range ours = clip_limits(c->node, channel_of(c->shape, i)),
           theirs = clip_limits(c->partner, channel_of(c->shape, i));
     triple t = input(c, 0, i);
-    double moved = fmin(clip_difference(t.x, theirs, ours), clip_difference(t.q, theirs, ours));
-    image one = clip_image(range_hull(t.x, t.q), theirs), two = clip_image(range_hull(t.x, t.q), ours);
+    bool same = ours.lo == theirs.lo && ours.hi == theirs.hi;
+    double moved = same ? 0 : fmin(clip_difference(t.x, theirs, ours), clip_difference(t.q, theirs, ours));
+    image one = clip_image(range_hull(t.x, t.q), theirs), two = same ? one : clip_image(range_hull(t.x, t.q), ours);
     one.slopes = range_hull(one.slopes, two.slopes); /* either network's clip, whichever `moved` speaks of */
     triple y = through(t, clip_image(t.x, theirs), clip_image(t.q, ours), one);
     y.d = range_add(y.d, (range){-moved, moved});

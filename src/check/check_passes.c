@@ -41,13 +41,15 @@ static void add_tap(const passes *p, int64_t weight, int64_t in_plane, int64_t o
   p->split((double)p->weight[weight], (double)p->weight_q[weight], c);
   for (int axis = 0; axis < 2; axis++)
     within(walks[axis], w->stride[axis], shift[axis], jumps[axis], &from[axis], &to[axis]);
-  for (int64_t y = from[0]; y < to[0] && from[1] < to[1]; y++) {
+  bool whole = w->stride[0] == 1 && w->stride[1] == 1 && from[1] == 0 && to[1] == walks[1] && walks[1] == jumps[1];
+  int64_t rows = whole ? to[0] - from[0] : 1; /* rows that follow one another count as one */
+  for (int64_t y = from[0]; y < to[0] && from[1] < to[1]; y += rows) {
     int64_t far = (y * w->stride[0] + shift[0]) * jumps[1] + from[1] * w->stride[1] + shift[1];
     int64_t near = y * walks[1] + from[1];
     if (transposed)
-      add_terms(p, c, in_plane + near, 1, to[1] - from[1], out_plane + far, w->stride[1]);
+      add_terms(p, c, in_plane + near, 1, rows * (to[1] - from[1]), out_plane + far, w->stride[1]);
     else
-      add_terms(p, c, in_plane + far, w->stride[1], to[1] - from[1], out_plane + near, 1);
+      add_terms(p, c, in_plane + far, w->stride[1], rows * (to[1] - from[1]), out_plane + near, 1);
   }
 }
 
