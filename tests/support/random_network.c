@@ -129,12 +129,22 @@ static qb_value_id grow_conv_transpose(grower *g, qb_value_id x) {
   return network_node(&g->net, QB_OP_CONV_TRANSPOSE, ids, 3, &attributes, NULL);
 }
 
+/* A layer without a bias may be a MatMul as well. */
+static qb_value_id multiply(grower *g, qb_value_id x, int64_t outputs, const float *w, const float *bias) {
+  const qb_shape *shape = shape_of(g, x);
+  bool matmul = (bias == NULL && chance(g->rng, 0.3)) || (g->style->has_focus && g->style->focus == QB_OP_MATMUL);
+  if (!matmul)
+    return network_gemm(&g->net, x, outputs, w, bias);
+  qb_value_id ids[2] = {x, network_constant(&g->net, QB_SHAPE(outputs, shape->dims[shape->rank - 1]), w)};
+  return network_node(&g->net, QB_OP_MATMUL, ids, 2, NULL, NULL);
+}
+
 static qb_value_id grow_gemm(grower *g, qb_value_id x) {
   float w[MOST_WEIGHTS], b[64];
   const qb_shape *shape = shape_of(g, x);
   int64_t inputs = shape->dims[shape->rank - 1], outputs = pick(g->rng, 1, 6);
   random_weights(g, outputs, inputs, w);
-  return network_gemm(&g->net, x, outputs, w, random_bias(g, outputs, b));
+  return multiply(g, x, outputs, w, random_bias(g, outputs, b));
 }
 
 static qb_value_id grow_pool(grower *g, qb_value_id x, qb_op op) {
@@ -202,11 +212,16 @@ static qb_value_id grow_clip(grower *g, qb_value_id x) {
   return network_node(&g->net, QB_OP_CLIP, &x, 1, &attributes, NULL);
 }
 
-static qb_value_id grow_activation(grower *g, qb_value_id x) {
+static qb_value_id grow_activation(grower *g, qb_value_id x, bool any, qb_op op);
+
+static qb_value_id grow_any_activation(grower *g, qb_value_id x) { return grow_activation(g, x, true, QB_OP_RELU); }
+
+static qb_value_id grow_activation(grower *g, qb_value_id x, bool any, qb_op op) {
   static const qb_op ops[] = {QB_OP_RELU,         QB_OP_RELU,       QB_OP_RELU, QB_OP_LEAKY_RELU, QB_OP_PRELU,
                               QB_OP_CLIP,         QB_OP_CLIP,       QB_OP_CLIP, QB_OP_SIGMOID,    QB_OP_TANH,
                               QB_OP_HARD_SIGMOID, QB_OP_HARD_SWISH, QB_OP_RELU};
-  qb_op op = ops[pick(g->rng, 0, (int32_t)(sizeof ops / sizeof ops[0]) - 1)];
+  if (any)
+    op = ops[pick(g->rng, 0, (int32_t)(sizeof ops / sizeof ops[0]) - 1)];
   qb_attributes attributes;
   memset(&attributes, 0, sizeof attributes);
   if (op == QB_OP_CLIP)
@@ -265,13 +280,13 @@ static qb_value_id grow_same_shape(grower *g, qb_value_id x) {
   }
   int64_t width = shape->dims[shape->rank - 1];
   random_weights(g, width, width, w);
-  return network_gemm(&g->net, x, width, w, random_bias(g, width, b));
+  return multiply(g, x, width, w, random_bias(g, width, b));
 }
 
 static qb_value_id grow_join(grower *g, qb_value_id x) {
   qb_value_id y = grow_same_shape(g, x);
   if (chance(g->rng, 0.5))
-    y = grow_activation(g, y);
+    y = grow_any_activation(g, y);
   switch (pick(g->rng, 0, 5)) {
   case 0: return network_binary(&g->net, QB_OP_MUL, x, network_unary(&g->net, QB_OP_SIGMOID, y));
   case 1: return network_binary(&g->net, QB_OP_SUB, x, y);
@@ -287,12 +302,15 @@ static qb_value_id grow_join(grower *g, qb_value_id x) {
   }
 }
 
-static qb_value_id grow_constant_arithmetic(grower *g, qb_value_id x) {
-  static const qb_op ops[] = {QB_OP_ADD, QB_OP_SUB, QB_OP_MUL, QB_OP_DIV};
-  qb_op op = ops[pick(g->rng, 0, 3)];
+static qb_value_id combine_with_constant(grower *g, qb_value_id x, qb_op op) {
   qb_value_id c = random_operand(g, x, op == QB_OP_DIV);
   bool constant_first = op != QB_OP_DIV && shape_of(g, c)->rank == shape_of(g, x)->rank && chance(g->rng, 0.3);
   return constant_first ? network_binary(&g->net, op, c, x) : network_binary(&g->net, op, x, c);
+}
+
+static qb_value_id grow_constant_arithmetic(grower *g, qb_value_id x) {
+  static const qb_op ops[] = {QB_OP_ADD, QB_OP_SUB, QB_OP_MUL, QB_OP_DIV};
+  return combine_with_constant(g, x, ops[pick(g->rng, 0, 3)]);
 }
 
 static qb_value_id grow_softmax(grower *g, qb_value_id x) {
@@ -303,9 +321,25 @@ static qb_value_id grow_softmax(grower *g, qb_value_id x) {
   return network_node(&g->net, QB_OP_SOFTMAX, &x, 1, &attributes, NULL);
 }
 
+/* The same elements as a vector. */
 static qb_value_id flatten(grower *g, qb_value_id x) {
-  qb_shape shape = QB_SHAPE(1, (int64_t)qb_shape_elements(shape_of(g, x)));
-  return network_node(&g->net, QB_OP_FLATTEN, &x, 1, NULL, &shape);
+  const qb_shape *from = shape_of(g, x);
+  qb_shape shape = QB_SHAPE(1, (int64_t)qb_shape_elements(from));
+  bool squeezes = from->rank == 4 && from->dims[2] * from->dims[3] == 1 && chance(g->rng, 0.5);
+  qb_op op = squeezes ? QB_OP_SQUEEZE : chance(g->rng, 0.3) ? QB_OP_RESHAPE : QB_OP_FLATTEN;
+  return network_node(&g->net, op, &x, 1, NULL, &shape);
+}
+
+/* The same elements, a vector as an image of single pixels. */
+static qb_value_id copy(grower *g, qb_value_id x) {
+  const qb_shape *from = shape_of(g, x);
+  qb_shape shape = *from;
+  qb_op op = chance(g->rng, 0.5) ? QB_OP_IDENTITY : QB_OP_DROPOUT;
+  if (from->rank == 2 && from->dims[1] <= 8 && chance(g->rng, 0.5)) {
+    shape = QB_SHAPE(1, from->dims[1], 1, 1);
+    op = QB_OP_UNSQUEEZE;
+  }
+  return network_node(&g->net, op, &x, 1, NULL, &shape);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- growth */
@@ -331,10 +365,10 @@ static qb_value_id grow_image(grower *g, qb_value_id x) {
   case 7: return grow_constant_arithmetic(g, x);
   case 8:
   case 9: return grow_join(g, x);
-  case 10: return network_unary(&g->net, QB_OP_IDENTITY, x);
+  case 10: return copy(g, x);
   case 11:
   case 12:
-  case 13: return grow_activation(g, x);
+  case 13: return grow_any_activation(g, x);
   default: return grow_conv(g, x);
   }
 }
@@ -348,10 +382,54 @@ static qb_value_id grow_vector(grower *g, qb_value_id x) {
   case 1: return grow_join(g, x);
   case 2:
   case 3:
-  case 4: return grow_activation(g, x);
+  case 4: return grow_any_activation(g, x);
   case 5: return grow_pad(g, x);
-  case 6: return network_unary(&g->net, QB_OP_DROPOUT, x);
+  case 6: return copy(g, x);
   default: return grow_gemm(g, x);
+  }
+}
+
+/* Layers, Relu, sums and differences, copies; means and vectors come by to_vector. */
+static qb_value_id grow_paths(grower *g, qb_value_id x) {
+  bool image = shape_of(g, x)->rank == 4;
+  int kind = pick(g->rng, 0, 9);
+  if (kind < 4)
+    return image ? (kind == 0 ? grow_conv_transpose(g, x) : grow_conv(g, x)) : grow_gemm(g, x);
+  if (kind < 6)
+    return network_unary(&g->net, QB_OP_RELU, x);
+  return kind < 8 ? copy(g, x) : network_binary(&g->net, kind == 8 ? QB_OP_ADD : QB_OP_SUB, x, grow_same_shape(g, x));
+}
+
+/* A node of one operator; x itself where the shape does not allow it. */
+static qb_value_id grow_focus(grower *g, qb_value_id x, qb_op op) {
+  bool image = shape_of(g, x)->rank == 4;
+  switch (op) {
+  case QB_OP_CONV: return image ? grow_conv(g, x) : x;
+  case QB_OP_CONV_TRANSPOSE: return image ? grow_conv_transpose(g, x) : x;
+  case QB_OP_GEMM:
+  case QB_OP_MATMUL: return grow_gemm(g, x);
+  case QB_OP_BATCH_NORM: return image ? grow_batch_norm(g, x) : x;
+  case QB_OP_MAX_POOL:
+  case QB_OP_AVERAGE_POOL: return image ? grow_pool(g, x, op) : x;
+  case QB_OP_GLOBAL_AVERAGE_POOL:
+  case QB_OP_REDUCE_MEAN: return image ? network_unary(&g->net, op, x) : x;
+  case QB_OP_SOFTMAX: return grow_softmax(g, x);
+  case QB_OP_CONCAT: return grow_concat(g, x, grow_same_shape(g, x));
+  case QB_OP_PAD: return grow_pad(g, x);
+  case QB_OP_TRANSPOSE: return image ? grow_transpose(g, x) : x;
+  case QB_OP_ADD:
+  case QB_OP_SUB:
+  case QB_OP_MUL:
+  case QB_OP_DIV: return combine_with_constant(g, x, op);
+  case QB_OP_FLATTEN:
+  case QB_OP_RESHAPE:
+  case QB_OP_SQUEEZE: return flatten(g, x);
+  case QB_OP_UNSQUEEZE:
+  case QB_OP_IDENTITY:
+  case QB_OP_DROPOUT: return copy(g, x);
+  case QB_OP_QUANTIZE_LINEAR:
+  case QB_OP_DEQUANTIZE_LINEAR: return x; /* style.quantized_activations */
+  default: return grow_activation(g, x, false, op);
   }
 }
 
@@ -372,6 +450,8 @@ static qb_value_id grow_step(grower *g, qb_value_id x) {
   bool image = shape_of(g, x)->rank == 4;
   if (image && (too_large(g, x) || chance(g->rng, 0.1)))
     return to_vector(g, x);
+  if (g->style->paths)
+    return !image && too_large(g, x) ? grow_gemm(g, x) : grow_paths(g, x);
   if (image)
     return g->style->chain ? grow_chain_image(g, x) : grow_image(g, x);
   return too_large(g, x) ? grow_gemm(g, x) : grow_vector(g, x);
@@ -387,11 +467,15 @@ static bool has_layer(const qb_graph *graph) {
 
 static qb_value_id grow(grower *g) {
   qb_value_id x = g->net.input;
+  if (g->style->has_focus && chance(g->rng, 0.5))
+    x = grow_focus(g, x, g->style->focus);
   for (int32_t i = 0; i < g->style->nodes; i++)
     x = grow_step(g, x);
   if (!has_layer(&g->net.graph))
     x = shape_of(g, x)->rank == 4 ? grow_conv(g, x) : grow_gemm(g, x);
-  return !g->style->chain && chance(g->rng, 0.15) ? grow_softmax(g, x) : x;
+  if (g->style->has_focus && !too_large(g, x) && chance(g->rng, 0.5))
+    x = grow_focus(g, x, g->style->focus);
+  return !g->style->chain && !g->style->paths && chance(g->rng, 0.15) ? grow_softmax(g, x) : x;
 }
 
 /* ----------------------------------------------------------------------------------------------- the changed copy */
@@ -404,7 +488,7 @@ typedef struct changer {
   qb_node_id *partner;
   qb_value_id *map;   /* from original values to those of the copy */
   qb_value_id *value; /* and back */
-  int32_t names;
+  int32_t names, absorbed;
 } changer;
 
 static void require(qb_status status, const qb_error *error) {
@@ -525,6 +609,7 @@ static void copy_node(changer *c, qb_node_id n) {
   qb_value_id inputs[QB_MAX_INPUTS];
   if (c->style->quantized_activations && cuts_at_zero(node) && chance(c->rng, 0.3)) {
     c->map[node->output] = add_quantizer(c, c->map[node->inputs[0]], n, node->output);
+    c->absorbed++;
     return;
   }
   for (int32_t i = 0; i < node->input_count; i++) {
@@ -562,7 +647,8 @@ static void create_changed(qb_rng *rng, random_network *network) {
     copy_node(&c, n);
   require(qb_graph_add_output(c.to, c.map[from->outputs[0]], &error), &error);
   require(qb_graph_validate(c.to, &error), &error);
-  network->pair = (qb_pair){.original = from, .quantized = c.to, .partner = c.partner, .value = c.value};
+  network->pair =
+      (qb_pair){.original = from, .quantized = c.to, .partner = c.partner, .value = c.value, .absorbed = c.absorbed};
   qb_free(c.map);
 }
 
@@ -598,8 +684,12 @@ random_style random_network_style(qb_rng *rng) {
 void random_network_create(qb_rng *rng, const random_style *style, random_network *network) {
   *network = (random_network){.style = *style};
   grower g = {.rng = rng, .style = style};
-  network_builder_init(&g.net, style->vector ? QB_SHAPE(1, pick(rng, 1, 6))
-                                             : QB_SHAPE(1, pick(rng, 1, 4), pick(rng, 1, 5), pick(rng, 1, 5)));
+  if (style->vector)
+    network_builder_init(&g.net, QB_SHAPE(1, pick(rng, 1, 6)));
+  else if (style->small)
+    network_builder_init(&g.net, QB_SHAPE(1, pick(rng, 1, 2), pick(rng, 1, 2), pick(rng, 1, 2)));
+  else
+    network_builder_init(&g.net, QB_SHAPE(1, pick(rng, 1, 4), pick(rng, 1, 5), pick(rng, 1, 5)));
   qb_value_id output = grow(&g);
   network->original = network_builder_finish(&g.net, output);
   create_changed(rng, network);

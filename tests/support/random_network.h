@@ -10,9 +10,13 @@
 #include "graph/pair.h"
 
 typedef struct random_style {
-  int32_t nodes;              /* about this many operators, at least one with weights */
-  bool vector;                /* input (1, N) instead of (1, C, H, W) */
-  bool chain;                 /* layers, Relu and pools only: the published bounds speak about the network */
+  int32_t nodes;  /* about this many operators, at least one with weights */
+  bool vector;    /* input (1, N) instead of (1, C, H, W) */
+  bool chain;     /* layers, Relu and pools only: the published bounds speak about the network */
+  bool paths;     /* what the two-stage bound has rules for, and nothing else */
+  bool small;     /* at most ten inputs */
+  bool has_focus; /* one node at least of the operator `focus` where the shapes allow it */
+  qb_op focus;
   bool biases;                /* layers may have biases */
   bool nonnegative;           /* weights, biases and inputs >= 0, and the change keeps that */
   bool shrinking;             /* weights only lose absolute value: with `nonnegative` bounds can be met exactly */
