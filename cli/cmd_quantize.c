@@ -43,7 +43,8 @@ enum {
   KEY_SOLVER,
   KEY_BIAS_CORRECTION,
   KEY_EQUALIZE,
-  KEY_BIAS_ABSORPTION
+  KEY_BIAS_ABSORPTION,
+  KEY_UNSIGNED
 };
 
 static const struct argp_option quantize_options[] = {
@@ -56,6 +57,10 @@ static const struct argp_option quantize_options[] = {
     {"granularity", KEY_GRANULARITY, "tensor|channel", 0, "One scale per tensor or per output channel (default)", 0},
     {"symmetric", KEY_SYMMETRIC, NULL, 0, "Zero is code 0 (default)", 0},
     {"affine", KEY_AFFINE, NULL, 0, "A zero point per scale", 0},
+    {"unsigned-weights", KEY_UNSIGNED, NULL, 0,
+     "Store codes as unsigned integers around a zero point in the middle: the same numbers, safe in ONNX Runtime on "
+     "x86 without VNNI, where products with signed ones saturate",
+     0},
     {"grid", KEY_GRID, "minmax|mse|output", 0,
      "Range of the codes: all weights (default), least mean square change, or least change of the layer's output on "
      "--calibrate samples",
@@ -202,6 +207,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_GRANULARITY: settings->granularity = parse_granularity(state, text); return 0;
   case KEY_SYMMETRIC: settings->affine = false; return 0;
   case KEY_AFFINE: settings->affine = true; return 0;
+  case KEY_UNSIGNED: settings->unsigned_weights = true; return 0;
   case KEY_GRID: settings->grid = parse_grid(state, text); return 0;
   case KEY_COMPAT: arguments->save.compat = true; return 0;
   case KEY_PLAN: arguments->plan = text; return 0;

@@ -302,9 +302,11 @@ typedef struct qb_quantize_settings {
   qb_scheme scheme;           /* default QB_SCHEME_UNIFORM */
   qb_granularity granularity; /* default QB_PER_CHANNEL */
   bool affine;                /* a zero point per scale; default false: symmetric. Not with QB_SCHEME_ROUND */
-  qb_grid_choice grid;        /* default QB_GRID_MINMAX; QB_SCHEME_STOCHASTIC needs it */
-  uint64_t seed;              /* of randomised schemes, default 0 */
-  const qb_layer_bits *plan;  /* (plan_count) overrides of `bits` by layer, default NULL; every name must exist */
+  bool unsigned_weights;     /* symmetric codes are stored plus 2^(bits-1), which is their zero point: the same numbers.
+                              * For runtimes whose products of unsigned and signed codes saturate; default false */
+  qb_grid_choice grid;       /* default QB_GRID_MINMAX; QB_SCHEME_STOCHASTIC needs it */
+  uint64_t seed;             /* of randomised schemes, default 0 */
+  const qb_layer_bits *plan; /* (plan_count) overrides of `bits` by layer, default NULL; every name must exist */
   int plan_count;
   int threads; /* 0 (default): all cores */
   qb_calibration calibration;

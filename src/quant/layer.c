@@ -34,7 +34,10 @@ static size_t cut_elements(const qb_cut *cut) { return cut->outer * cut->count *
 
 qb_status qb_layer_codes_create(const qb_cut *cut, const float *weights, const qb_quantize_settings *settings, int bits,
                                 qb_layer_codes *layer, qb_error *error) {
-  *layer = (qb_layer_codes){.cut = *cut, .bits = bits, .is_signed = !settings->affine};
+  *layer = (qb_layer_codes){.cut = *cut,
+                            .bits = bits,
+                            .is_signed = !settings->affine,
+                            .stored_unsigned = settings->unsigned_weights && !settings->affine};
   layer->grids = qb_alloc(cut->count, sizeof *layer->grids);
   layer->codes = qb_alloc(cut_elements(cut), sizeof *layer->codes);
   if (layer->grids == NULL || layer->codes == NULL)
@@ -68,20 +71,20 @@ static qb_dtype carrier(int32_t bits, bool is_signed) {
   return is_signed ? QB_DTYPE_I16 : QB_DTYPE_U16;
 }
 
-/* Narrows codes to their carrier, one loop per type. */
-static void store(const int32_t *codes, size_t count, qb_dtype dtype, void *data) {
+/* Narrows codes plus `offset` to their carrier, one loop per type. */
+static void store(const int32_t *codes, size_t count, int32_t offset, qb_dtype dtype, void *data) {
   int8_t *narrow = data;
   uint8_t *narrow_unsigned = data;
   int16_t *wide = data;
   uint16_t *wide_unsigned = data;
   for (size_t i = 0; i < count && dtype == QB_DTYPE_I8; i++)
-    narrow[i] = (int8_t)codes[i];
+    narrow[i] = (int8_t)(codes[i] + offset);
   for (size_t i = 0; i < count && dtype == QB_DTYPE_U8; i++)
-    narrow_unsigned[i] = (uint8_t)codes[i];
+    narrow_unsigned[i] = (uint8_t)(codes[i] + offset);
   for (size_t i = 0; i < count && dtype == QB_DTYPE_I16; i++)
-    wide[i] = (int16_t)codes[i];
+    wide[i] = (int16_t)(codes[i] + offset);
   for (size_t i = 0; i < count && dtype == QB_DTYPE_U16; i++)
-    wide_unsigned[i] = (uint16_t)codes[i];
+    wide_unsigned[i] = (uint16_t)(codes[i] + offset);
 }
 
 void qb_layer_codes_values(const qb_layer_codes *layer, float *values) {
@@ -97,7 +100,9 @@ void qb_layer_codes_values(const qb_layer_codes *layer, float *values) {
 qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_value_id weight, qb_error *error) {
   const qb_cut *cut = &layer->cut;
   size_t elements = cut_elements(cut);
-  qb_dtype dtype = carrier(layer->bits, layer->is_signed);
+  bool is_signed = layer->is_signed && !layer->stored_unsigned;
+  int32_t offset = layer->stored_unsigned ? (int32_t)1 << (layer->bits - 1) : 0;
+  qb_dtype dtype = carrier(layer->bits, is_signed);
   qb_codes *codes = qb_arena_alloc(&graph->arena, 1, sizeof *codes);
   float *scale = qb_arena_alloc(&graph->arena, cut->count, sizeof *scale);
   int32_t *zero_point = qb_arena_alloc(&graph->arena, cut->count, sizeof *zero_point);
@@ -110,16 +115,16 @@ qb_status qb_layer_codes_write(const qb_layer_codes *layer, qb_graph *graph, qb_
 
   for (size_t part = 0; part < cut->count; part++) {
     scale[part] = layer->grids[part].scale;
-    zero_point[part] = layer->grids[part].zero_point;
+    zero_point[part] = layer->grids[part].zero_point + offset;
   }
   qb_layer_codes_values(layer, values);
-  store(layer->codes, elements, dtype, packed);
+  store(layer->codes, elements, offset, dtype, packed);
   *codes = (qb_codes){.bits = layer->bits,
-                      .is_signed = layer->is_signed,
+                      .is_signed = is_signed,
                       .axis = cut->axis,
                       .scale_count = (int32_t)cut->count,
                       .scale = scale,
-                      .zero_point = layer->is_signed ? NULL : zero_point,
+                      .zero_point = is_signed ? NULL : zero_point,
                       .codes = {.dtype = dtype, .shape = graph->values[weight].shape, .data = packed}};
   graph->values[weight].codes = codes;
   return QB_OK;

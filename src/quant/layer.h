@@ -28,8 +28,9 @@ typedef struct qb_layer_codes {
   qb_cut cut;
   int32_t bits;
   bool is_signed;
-  qb_grid *grids; /* (cut.count) */
-  int32_t *codes; /* (outer * count * inner), canonical layout */
+  bool stored_unsigned; /* written plus 2^(bits-1), the zero point */
+  qb_grid *grids;       /* (cut.count) */
+  int32_t *codes;       /* (outer * count * inner), canonical layout */
 } qb_layer_codes;
 
 /* Makes room and chooses the grids for `weights`; codes are left 0. QB_ERROR_MEMORY. Free in every case. */

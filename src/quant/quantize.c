@@ -96,6 +96,8 @@ qb_status qb_quantize_settings_check(const qb_quantize_settings *settings, qb_er
     return qb_fail(error, QB_ERROR_ARGUMENT, "granularity number %d is unknown", (int)settings->granularity);
   if (settings->grid != QB_GRID_MINMAX && settings->grid != QB_GRID_MSE && settings->grid != QB_GRID_OUTPUT)
     return qb_fail(error, QB_ERROR_ARGUMENT, "grid number %d is unknown", (int)settings->grid);
+  if (settings->unsigned_weights && settings->affine)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "affine codes are unsigned already; drop affine or unsigned_weights");
   QB_TRY(check_calibration(settings, error));
   QB_TRY(qb_activation_settings_check(settings, error));
   return check_plan(settings, error);

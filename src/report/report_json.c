@@ -86,6 +86,8 @@ static json_t *quantize_settings(const qb_quantize_settings *settings) {
   object = qb_json_put(object, "scheme", qb_json_text(qb_scheme_name(settings->scheme)));
   object = qb_json_put(object, "granularity", qb_json_text(qb_granularity_name(settings->granularity)));
   object = qb_json_put(object, "affine", json_boolean(settings->affine));
+  if (settings->unsigned_weights)
+    object = qb_json_put(object, "unsigned_weights", json_true());
   object = qb_json_put(object, "grid", qb_json_text(qb_grid_choice_name(settings->grid)));
   object = qb_json_put(object, "seed", json_integer((json_int_t)settings->seed));
   if (settings->equalize != QB_EQUALIZATION_NONE)

@@ -37,6 +37,7 @@ static qb_quantize_settings random_settings(qb_rng *rng) {
   settings.granularity = qb_rng_below(rng, 2) ? QB_PER_TENSOR : QB_PER_CHANNEL;
   settings.scheme = qb_rng_below(rng, 3) == 0 ? QB_SCHEME_ROUND : QB_SCHEME_UNIFORM;
   settings.affine = settings.scheme == QB_SCHEME_UNIFORM && qb_rng_below(rng, 2);
+  settings.unsigned_weights = !settings.affine && qb_rng_below(rng, 2);
   settings.grid = qb_rng_below(rng, 2) ? QB_GRID_MSE : QB_GRID_MINMAX;
   return settings;
 }
@@ -97,7 +98,9 @@ static void check_trial(uint64_t seed, int *faults) {
   const qb_value *value = &s.graph.values[weight];
   const float *after = qb_view_f32(&value->constant);
   int64_t half = (int64_t)1 << (settings.bits - 1);
-  int64_t lo = settings.affine ? 0 : -half, hi = settings.affine ? 2 * half - 1 : half - 1;
+  bool is_unsigned = settings.affine || settings.unsigned_weights;
+  int64_t lo = is_unsigned ? 0 : -half, hi = is_unsigned ? 2 * half - 1 : half - 1;
+  assert_int_equal(value->codes->is_signed, !is_unsigned);
   size_t count = qb_shape_elements(&value->shape);
   float magnitude = 0;
   for (size_t i = 0; i < count; i++)
