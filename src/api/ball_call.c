@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "run/run.h"
 
 enum { MOST_MARGINS = 4096 }; /* outputs among which a largest one is asked for */
 
@@ -106,6 +107,62 @@ static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *d
   return status;
 }
 
+/* --------------------------------------------------------------------------------------------------------- a point */
+
+/* One output lies above all others at the input of the last call, whatever the radii hide. */
+static int64_t certain_top(qb_run *run, qb_value_id output, int64_t count) {
+  const double *y = qb_run_value_double(run, output), *r = qb_run_radius(run, output);
+  int64_t top = 0;
+  for (int64_t k = 1; k < count; k++)
+    top = y[k] > y[top] ? k : top;
+  for (int64_t k = 0; k < count; k++)
+    if (k != top && !(qb_down(y[top] - r[top]) > qb_up(y[k] + r[k])))
+      return -1;
+  return top;
+}
+
+static qb_status claim_point(const qb_graph *graphs[2], qb_run *runs[2], int64_t count, qb_arena *arena,
+                             qb_ball_proof *proof, qb_error *error) {
+  double *ends = qb_arena_alloc(arena, 2 * (size_t)count, sizeof *ends);
+  proof->outputs = qb_arena_alloc(arena, (size_t)count, sizeof *proof->outputs);
+  if (ends == NULL || proof->outputs == NULL)
+    return qb_fail_memory(error, "outputs of a point", 2 * (size_t)count * sizeof *ends);
+  qb_run_difference(runs[0], graphs[0]->outputs[0], runs[1], graphs[1]->outputs[0], ends, ends + count);
+  for (int64_t k = 0; k < count; k++) {
+    proof->outputs[k] = (qb_output_range){ends[k], ends[count + k]};
+    if (!isfinite(ends[k]) || !isfinite(ends[count + k]))
+      return QB_OK; /* nothing is known: another method may say something */
+  }
+  int64_t top = certain_top(runs[0], graphs[0]->outputs[0], count);
+  proof->keeps_top = count > 1 && top >= 0 && top == certain_top(runs[1], graphs[1]->outputs[0], count);
+  proof->method = "point";
+  proof->count = count;
+  return QB_OK;
+}
+
+/* Both networks in exact arithmetic; `method` stays NULL where that proves nothing. */
+static qb_status prove_at_point(const qb_ball_call *call, const qb_domain *domain, qb_arena *arena,
+                                qb_ball_proof *proof, qb_error *error) {
+  const qb_graph *graphs[2] = {call->pair->original, call->pair->quantized};
+  qb_run *runs[2] = {NULL, NULL};
+  qb_run_settings how;
+  qb_status status = QB_OK;
+  qb_run_settings_default(&how);
+  how.engine = QB_ENGINE_EXACT;
+  how.threads = call->threads;
+  for (int i = 0; i < 2 && status == QB_OK; i++) {
+    status = qb_run_create(graphs[i], &how, &runs[i], error);
+    if (status == QB_OK)
+      status = qb_run_forward(runs[i], domain->lo, 1, error);
+  }
+  if (status == QB_OK)
+    status = claim_point(graphs, runs, (int64_t)qb_shape_elements(&graphs[1]->values[graphs[1]->outputs[0]].shape),
+                         arena, proof, error);
+  qb_run_free(runs[0]);
+  qb_run_free(runs[1]);
+  return status;
+}
+
 /* ------------------------------------------------------------------------------------------- relaxation, bisection */
 
 static qb_ball_settings relaxation_settings(const qb_ball_call *call) {
@@ -175,6 +232,11 @@ static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *d
 qb_status qb_ball_prove(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
                         qb_ball_proof *proof, qb_error *error) {
   int64_t free_inputs = qb_domain_free_inputs(domain);
+  *proof = (qb_ball_proof){0};
+  if (free_inputs == 0)
+    QB_TRY(prove_at_point(call, domain, arena, proof, error));
+  if (proof->method != NULL)
+    return QB_OK;
   *proof = (qb_ball_proof){0};
   if (call->backward == NULL)
     return prove_by_intervals(call, domain, arena, proof, error);

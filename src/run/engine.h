@@ -20,6 +20,10 @@ typedef struct qb_engine_table {
 
 extern const qb_engine_table qb_reference_engine;
 extern const qb_engine_table qb_onednn_engine;
+extern const qb_engine_table qb_exact_engine;
+
+/* qb_run_difference on the states of two exact engines. */
+void qb_exact_difference(const void *original, qb_value_id x, const void *other, qb_value_id y, double *lo, double *hi);
 
 /* True when the caller may read `id` after a call: an output or a kept value. */
 bool qb_run_is_kept(const qb_graph *graph, const qb_run_settings *settings, qb_value_id id);

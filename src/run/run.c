@@ -1,6 +1,7 @@
 /* The executor's interface: checks a graph once, then hands every call to the chosen engine. */
 #include "run/run.h"
 
+#include <assert.h>
 #include <fenv.h>
 #include <float.h>
 #include <omp.h>
@@ -146,10 +147,11 @@ static qb_status check_settings(const qb_graph *graph, const qb_run_settings *se
   if (settings->threads < 0 || settings->threads > MAX_THREADS)
     return qb_fail(error, QB_ERROR_ARGUMENT, "threads is %d; it must be 0 (all cores) to %d", settings->threads,
                    MAX_THREADS);
-  if (settings->engine != QB_ENGINE_ONEDNN && settings->engine != QB_ENGINE_REFERENCE)
+  if (settings->engine != QB_ENGINE_ONEDNN && settings->engine != QB_ENGINE_REFERENCE &&
+      settings->engine != QB_ENGINE_EXACT)
     return qb_fail(error, QB_ERROR_ARGUMENT, "unknown engine %d", (int)settings->engine);
-  if (settings->radius && settings->engine != QB_ENGINE_REFERENCE)
-    return qb_fail(error, QB_ERROR_ARGUMENT, "rounding radii need the reference engine");
+  if (settings->radius && settings->engine == QB_ENGINE_ONEDNN)
+    return qb_fail(error, QB_ERROR_ARGUMENT, "rounding radii need the reference or the exact engine");
   for (int32_t i = 0; i < settings->keep_count; i++)
     if (settings->keep[i] < 0 || settings->keep[i] >= graph->value_count)
       return qb_fail(error, QB_ERROR_ARGUMENT, "%s: value %d to keep does not exist", graph->name, settings->keep[i]);
@@ -189,7 +191,9 @@ qb_status qb_run_create(const qb_graph *graph, const qb_run_settings *settings, 
   qb_run *made = qb_alloc(1, sizeof *made);
   if (made == NULL)
     return qb_fail_memory(error, "executor", sizeof *made);
-  made->table = settings->engine == QB_ENGINE_REFERENCE ? &qb_reference_engine : &qb_onednn_engine;
+  made->table = settings->engine == QB_ENGINE_REFERENCE ? &qb_reference_engine
+                : settings->engine == QB_ENGINE_EXACT   ? &qb_exact_engine
+                                                        : &qb_onednn_engine;
   made->graph = graph;
   made->batch = settings->batch;
   qb_status status = made->table->create(graph, &resolved, &made->engine, error);
@@ -225,4 +229,9 @@ const double *qb_run_value_double(qb_run *run, qb_value_id id) {
 
 const double *qb_run_radius(qb_run *run, qb_value_id id) {
   return run->table->radius == NULL ? NULL : run->table->radius(run->engine, id);
+}
+
+void qb_run_difference(qb_run *a, qb_value_id x, qb_run *b, qb_value_id y, double *lo, double *hi) {
+  assert(a->table == &qb_exact_engine && b->table == &qb_exact_engine);
+  qb_exact_difference(a->engine, x, b->engine, y, lo, hi);
 }

@@ -364,27 +364,75 @@ static qb_status ascend(search *s) {
 /* ----------------------------------------------------------------------------------------------------------- proving
  */
 
-/* What the reference engine proves about one input: y within r of the exact value, for both networks. */
+/* What is proved about one input: each network's outputs y within r, and lo <= y' - y <= hi. */
 typedef struct proof {
   const double *y[2], *r[2];
+  double *lo, *hi; /* (outputs) */
 } proof;
 
-static qb_status evaluate_exactly(search *s, qb_run *exact[2], const float *x, proof *p) {
+/* The engines that prove: reference[0] is NULL where it would be slow and its radii too wide, exact[0] until it is
+ * needed. */
+typedef struct prover {
+  qb_run *reference[2], *exact[2];
+  proof p;
+} prover;
+
+static double down(double x) { return nextafter(x, -INFINITY); }
+
+static double up(double x) { return nextafter(x, INFINITY); }
+
+static qb_status create_engines(search *s, qb_engine engine, qb_run *runs[2]) {
+  qb_run_settings how;
+  qb_run_settings_default(&how);
+  how.engine = engine;
+  how.threads = s->settings->threads;
+  how.radius = true;
+  QB_TRY(qb_run_create(s->original, &how, &runs[0], s->error));
+  return qb_run_create(s->quantized, &how, &runs[1], s->error);
+}
+
+static qb_status run_both(search *s, qb_run *runs[2], const float *x, proof *p) {
   const qb_graph *graphs[2] = {s->original, s->quantized};
   for (int i = 0; i < 2; i++) {
-    QB_TRY(qb_run_forward(exact[i], x, 1, s->error));
-    p->y[i] = qb_run_value_double(exact[i], graphs[i]->outputs[0]);
-    p->r[i] = qb_run_radius(exact[i], graphs[i]->outputs[0]);
+    QB_TRY(qb_run_forward(runs[i], x, 1, s->error));
+    p->y[i] = qb_run_value_double(runs[i], graphs[i]->outputs[0]);
+    p->r[i] = qb_run_radius(runs[i], graphs[i]->outputs[0]);
   }
   return QB_OK;
 }
 
-static double down(double x) { return nextafter(x, -INFINITY); }
+/* The radii of the reference engine grow by the sum of |w| in every layer. */
+static bool is_rough(const search *s, const proof *p) {
+  double widest = 0, largest = 0;
+  for (int64_t k = 0; k < s->outputs; k++) {
+    widest = fmax(widest, isnan(p->hi[k] - p->lo[k]) ? INFINITY : p->hi[k] - p->lo[k]);
+    largest = fmax(largest, fabs(p->y[1][k] - p->y[0][k]));
+  }
+  return widest > 0x1p-30 * largest;
+}
+
+static qb_status evaluate_proved(search *s, prover *v, const float *x) {
+  proof *p = &v->p;
+  if (v->reference[0] != NULL) {
+    QB_TRY(run_both(s, v->reference, x, p));
+    for (int64_t k = 0; k < s->outputs; k++) {
+      double gap = p->y[1][k] - p->y[0][k], radius = up(p->r[0][k] + p->r[1][k]);
+      p->lo[k] = down(down(gap) - radius);
+      p->hi[k] = up(up(gap) + radius);
+    }
+    if (!is_rough(s, p))
+      return QB_OK;
+  }
+  if (v->exact[0] == NULL)
+    QB_TRY(create_engines(s, QB_ENGINE_EXACT, v->exact));
+  QB_TRY(run_both(s, v->exact, x, p));
+  qb_run_difference(v->exact[0], s->original->outputs[0], v->exact[1], s->quantized->outputs[0], p->lo, p->hi);
+  return QB_OK;
+}
 
 static void prove_difference(search *s, const proof *p, const float *x) {
   for (int64_t k = 0; k < s->outputs; k++) {
-    double gap = down(fabs(p->y[0][k] - p->y[1][k]));
-    double proved = down(down(gap - p->r[0][k]) - p->r[1][k]); /* NaN for infinite radii: no improvement */
+    double proved = fmax(p->lo[k], -p->hi[k]); /* NaN for infinite radii: no improvement */
     if ((s->settings->output >= 0 && s->settings->output != k) || !(proved > s->result->lower))
       continue;
     s->result->lower = proved;
@@ -414,40 +462,41 @@ static void prove_flip(search *s, const proof *p) {
     copy_point(s, s->result->flip, s->flip.x);
 }
 
-static qb_status prove_with(search *s, qb_run *exact[2]) {
-  proof p;
-  int inputs = macs_of(s->original) > 1e8 ? 1 : PROVED_INPUTS; /* plain loops are slow */
+static qb_status prove_with(search *s, prover *v) {
+  bool large = macs_of(s->original) > 1e8;
+  int inputs = large ? 1 : PROVED_INPUTS;
+  if (!large)
+    QB_TRY(create_engines(s, QB_ENGINE_REFERENCE, v->reference));
   for (int i = 0; i < inputs; i++)
     if (s->best[i].value > 0) {
-      QB_TRY(evaluate_exactly(s, exact, s->best[i].x, &p));
-      prove_difference(s, &p, s->best[i].x);
+      QB_TRY(evaluate_proved(s, v, s->best[i].x));
+      prove_difference(s, &v->p, s->best[i].x);
     }
   if (s->flip.value > -INFINITY) {
-    QB_TRY(evaluate_exactly(s, exact, s->flip.x, &p));
-    prove_flip(s, &p);
-    prove_difference(s, &p, s->flip.x);
+    QB_TRY(evaluate_proved(s, v, s->flip.x));
+    prove_flip(s, &v->p);
+    prove_difference(s, &v->p, s->flip.x);
   }
   return QB_OK;
 }
 
 static qb_status prove(search *s) {
-  qb_run *exact[2] = {NULL, NULL};
-  qb_run_settings how;
-  qb_run_settings_default(&how);
-  how.engine = QB_ENGINE_REFERENCE;
-  how.threads = s->settings->threads;
-  how.radius = true;
+  prover v = {0};
   s->result->input = qb_alloc((size_t)s->inputs, sizeof(float));
   s->result->flip = qb_alloc((size_t)s->inputs, sizeof(float));
-  if (s->result->input == NULL || s->result->flip == NULL)
-    return qb_fail_memory(s->error, "the search", 2 * (size_t)s->inputs * sizeof(float));
-  qb_status status = qb_run_create(s->original, &how, &exact[0], s->error);
+  v.p.lo = qb_alloc((size_t)s->outputs, sizeof(double));
+  v.p.hi = qb_alloc((size_t)s->outputs, sizeof(double));
+  qb_status status = QB_OK;
+  if (s->result->input == NULL || s->result->flip == NULL || v.p.lo == NULL || v.p.hi == NULL)
+    status = qb_fail_memory(s->error, "the search", 2 * (size_t)s->inputs * sizeof(float));
   if (status == QB_OK)
-    status = qb_run_create(s->quantized, &how, &exact[1], s->error);
-  if (status == QB_OK)
-    status = prove_with(s, exact);
-  qb_run_free(exact[0]);
-  qb_run_free(exact[1]);
+    status = prove_with(s, &v);
+  for (int i = 0; i < 2; i++) {
+    qb_run_free(v.reference[i]);
+    qb_run_free(v.exact[i]);
+  }
+  qb_free(v.p.lo);
+  qb_free(v.p.hi);
   return status;
 }
 

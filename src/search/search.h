@@ -2,7 +2,8 @@
  * decide differently.
  *
  * The search is a heuristic on the fast engine. What it reports is proved: the networks are evaluated at the input
- * found by plain loops in double that carry their rounding radius (run/), and the radii are taken off. */
+ * found by plain loops in double that carry their rounding radius, or exactly where those radii are too wide (run/),
+ * and the radii are taken off. */
 #ifndef QB_SEARCH_SEARCH_H
 #define QB_SEARCH_SEARCH_H
 

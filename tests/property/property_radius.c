@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
-#include "run/run.h"
+#include "run/exact.h"
 #include "support/cases.h"
 #include "support/run_support.h"
 
@@ -26,20 +26,20 @@ typedef struct exact_value {
   slong count;
 } exact_value;
 
-typedef struct exact_call {
+typedef struct arb_call {
   const qb_graph *graph;
   const qb_node *node;
   const exact_value *values;
   exact_value *y;
-} exact_call;
+} arb_call;
 
-static const qb_shape *shape_of(const exact_call *c, int32_t slot) {
+static const qb_shape *shape_of(const arb_call *c, int32_t slot) {
   return &c->graph->values[c->node->inputs[slot]].shape;
 }
 
-static arb_srcptr input_of(const exact_call *c, int32_t slot) { return c->values[c->node->inputs[slot]].x; }
+static arb_srcptr input_of(const arb_call *c, int32_t slot) { return c->values[c->node->inputs[slot]].x; }
 
-static void exact_convolution(const exact_call *c) {
+static void exact_convolution(const arb_call *c) {
   const qb_shape *x = shape_of(c, 0), *w = shape_of(c, 1), *y = &c->graph->values[c->node->output].shape;
   const qb_window *window = &c->node->attributes.conv.window;
   int64_t per_group = y->dims[1] / c->node->attributes.conv.group;
@@ -61,7 +61,7 @@ static void exact_convolution(const exact_call *c) {
     }
 }
 
-static void exact_product(const exact_call *c) {
+static void exact_product(const arb_call *c) {
   const qb_shape *w = shape_of(c, 1);
   for (slong i = 0; i < c->y->count; i++) {
     slong row = i / w->dims[0], o = i % w->dims[0];
@@ -72,7 +72,7 @@ static void exact_product(const exact_call *c) {
   }
 }
 
-static void exact_batch_norm(const exact_call *c) {
+static void exact_batch_norm(const arb_call *c) {
   const qb_shape *x = shape_of(c, 0);
   slong area = c->y->count / x->dims[1];
   arb_t scale, difference;
@@ -92,7 +92,7 @@ static void exact_batch_norm(const exact_call *c) {
   arb_clear(difference);
 }
 
-static void exact_clamp(arb_t y, const arb_t x, double lo, double hi) {
+static void arb_clamp(arb_t y, const arb_t x, double lo, double hi) {
   arb_t limit;
   arb_init(limit);
   arb_set_d(limit, lo);
@@ -104,17 +104,17 @@ static void exact_clamp(arb_t y, const arb_t x, double lo, double hi) {
   arb_clear(limit);
 }
 
-static void exact_unary(const exact_call *c, arb_t y, const arb_t x) {
+static void exact_unary(const arb_call *c, arb_t y, const arb_t x) {
   const qb_attributes *a = &c->node->attributes;
   arb_t t;
   arb_init(t);
   switch (c->node->op) {
-  case QB_OP_RELU: exact_clamp(y, x, 0.0, INFINITY); break;
-  case QB_OP_CLIP: exact_clamp(y, x, (double)a->clip.lo, (double)a->clip.hi); break;
+  case QB_OP_RELU: arb_clamp(y, x, 0.0, INFINITY); break;
+  case QB_OP_CLIP: arb_clamp(y, x, (double)a->clip.lo, (double)a->clip.hi); break;
   case QB_OP_LEAKY_RELU: { /* max(x, 0) + alpha (x - max(x, 0)) */
     arb_t alpha;
     arb_init(alpha);
-    exact_clamp(y, x, 0.0, INFINITY);
+    arb_clamp(y, x, 0.0, INFINITY);
     arb_sub(t, x, y, PRECISION);
     arb_set_d(alpha, (double)a->linear.alpha);
     arb_addmul(y, t, alpha, PRECISION);
@@ -132,13 +132,13 @@ static void exact_unary(const exact_call *c, arb_t y, const arb_t x) {
     arb_mul(y, x, t, PRECISION);
     arb_set_d(t, (double)a->linear.beta);
     arb_add(y, y, t, PRECISION);
-    exact_clamp(y, y, 0.0, 1.0);
+    arb_clamp(y, y, 0.0, 1.0);
     break;
   case QB_OP_HARD_SWISH:
     arb_div_ui(t, x, 6, PRECISION);
     arb_set_d(y, 0.5);
     arb_add(t, t, y, PRECISION);
-    exact_clamp(t, t, 0.0, 1.0);
+    arb_clamp(t, t, 0.0, 1.0);
     arb_mul(y, x, t, PRECISION);
     break;
   default: arb_tanh(y, x, PRECISION); break;
@@ -146,13 +146,13 @@ static void exact_unary(const exact_call *c, arb_t y, const arb_t x) {
   arb_clear(t);
 }
 
-static void exact_elementwise(const exact_call *c) {
+static void exact_elementwise(const arb_call *c) {
   for (slong i = 0; i < c->y->count; i++)
     exact_unary(c, c->y->x + i, input_of(c, 0) + i);
 }
 
 /* Operands of the same shape, or a second one with an entry per channel. */
-static void exact_binary(const exact_call *c) {
+static void exact_binary(const arb_call *c) {
   bool same = qb_shape_equal(shape_of(c, 0), shape_of(c, 1));
   slong area = c->y->count / shape_of(c, 0)->dims[1];
   for (slong i = 0; i < c->y->count; i++) {
@@ -166,7 +166,7 @@ static void exact_binary(const exact_call *c) {
   }
 }
 
-static void exact_softmax(const exact_call *c) {
+static void exact_softmax(const arb_call *c) {
   arb_t sum;
   arb_init(sum);
   for (slong i = 0; i < c->y->count; i++) {
@@ -179,7 +179,7 @@ static void exact_softmax(const exact_call *c) {
 }
 
 /* MaxPool and AveragePool (pads not counted) without dilation. */
-static void exact_pool(const exact_call *c) {
+static void exact_pool(const arb_call *c) {
   const qb_shape *x = shape_of(c, 0), *y = &c->graph->values[c->node->output].shape;
   const qb_window *w = &c->node->attributes.pool.window;
   for (slong i = 0; i < c->y->count; i++) {
@@ -204,7 +204,7 @@ static void exact_pool(const exact_call *c) {
   }
 }
 
-static void exact_node(const exact_call *c) {
+static void exact_node(const arb_call *c) {
   switch (c->node->op) {
   case QB_OP_CONV: exact_convolution(c); break;
   case QB_OP_MATMUL:
@@ -231,7 +231,7 @@ static void exact_forward(const qb_graph *graph, const float *input, exact_value
       arb_set_d(values[v].x + i, (double)data[i]);
   }
   for (int32_t n = 0; n < graph->node_count; n++)
-    exact_node(&(exact_call){graph, &graph->nodes[n], values, &values[graph->nodes[n].output]});
+    exact_node(&(arb_call){graph, &graph->nodes[n], values, &values[graph->nodes[n].output]});
 }
 
 static void free_exact(exact_value *values, int32_t count) {
@@ -329,7 +329,8 @@ static bool contains(double x, double r, double shrink, const arb_t exact, doubl
 }
 
 /* Returns the number of elements outside; the largest error / radius goes into *ratio. */
-static int check_case(uint64_t seed, double scale, bool float32, double shrink, double *ratio, long *elements) {
+static int check_engine(qb_engine engine, uint64_t seed, double scale, bool float32, double shrink, double *ratio,
+                        long *elements) {
   qb_graph graph;
   qb_rng rng;
   qb_error error;
@@ -342,7 +343,7 @@ static int check_case(uint64_t seed, double scale, bool float32, double shrink, 
   exact_value *values = qb_alloc((size_t)graph.value_count, sizeof *values);
   for (int32_t n = 0; n < graph.node_count; n++)
     keep[n] = graph.nodes[n].output;
-  qb_run_settings settings = {.engine = QB_ENGINE_REFERENCE,
+  qb_run_settings settings = {.engine = engine,
                               .batch = 1,
                               .threads = 1,
                               .radius = true,
@@ -365,6 +366,10 @@ static int check_case(uint64_t seed, double scale, bool float32, double shrink, 
   qb_free(input);
   qb_graph_free(&graph);
   return outside;
+}
+
+static int check_case(uint64_t seed, double scale, bool float32, double shrink, double *ratio, long *elements) {
+  return check_engine(QB_ENGINE_REFERENCE, seed, scale, float32, shrink, ratio, elements);
 }
 
 static void exact_values_lie_within_the_radius(void **state) {
@@ -451,12 +456,49 @@ static void float32_sums_in_any_order_lie_within(void **state) {
   }
 }
 
+/* The exact engine's radius is the rounding to double; with two digits behind the point it is that of dropped digits.
+ */
+static void the_exact_engine_is_right(void **state) {
+  (void)state;
+  static const double scales[6] = {1.0, 1e-3, 30.0, 1000.0, 1e-30, 1e15};
+  for (int fraction = 0; fraction < 4; fraction += 2) {
+    double ratio = 0.0;
+    long elements = 0;
+    qb_exact_fraction = fraction;
+    for (long n = 0; n < test_cases(CASES); n++)
+      if (check_engine(QB_ENGINE_EXACT, (uint64_t)n, scales[n % 6], false, 1.0, &ratio, &elements) > 0)
+        fail_msg("case %ld, fraction %d: an exact value lies outside its radius", n, fraction);
+    qb_exact_fraction = 0;
+    assert_true(elements > 10000);
+    assert_true(ratio > 0.5);
+  }
+}
+
+static void mistakes_of_the_exact_engine_are_noticed(void **state) {
+  (void)state;
+  static const qb_exact_fault faults[2] = {QB_EXACT_FAULT_NO_UNIT, QB_EXACT_FAULT_NO_RADIUS};
+  for (int f = 0; f < 2; f++) {
+    double ratio = 0.0;
+    long elements = 0;
+    int outside = 0;
+    qb_exact_fraction = 2;
+    qb_exact_fault_planted = faults[f];
+    for (uint64_t n = 0; n < 100; n++)
+      outside += check_engine(QB_ENGINE_EXACT, n, 1.0, false, 1.0, &ratio, &elements);
+    qb_exact_fraction = 0;
+    qb_exact_fault_planted = QB_EXACT_FAULT_NONE;
+    assert_true(outside > 0);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(exact_values_lie_within_the_radius),
       cmocka_unit_test(radii_for_float32_contain_ours),
       cmocka_unit_test(radii_that_are_too_small_are_noticed),
       cmocka_unit_test(float32_sums_in_any_order_lie_within),
+      cmocka_unit_test(the_exact_engine_is_right),
+      cmocka_unit_test(mistakes_of_the_exact_engine_are_noticed),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   flint_cleanup();
