@@ -25,6 +25,10 @@ extern const struct argp cli_common_argp;
 #define CLI_COMMON \
   { &cli_common_argp, 0, "Options of every command:", 10 }
 
+/* --data, --labels, --preprocess, --samples, --skip, --label-offset, of which --data must be given; the input is a
+ * qb_data. A child parser as well. */
+extern const struct argp cli_data_argp;
+
 int cmd_inspect(int argc, char **argv);
 int cmd_bound(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);

@@ -1,5 +1,4 @@
 /* qbound measure MODEL [OTHER] --data DATA: what happens on real inputs. Measured, never proved. */
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,29 +12,9 @@ typedef struct measure_arguments {
   qb_measure_settings settings;
 } measure_arguments;
 
-enum {
-  KEY_DATA = 0x100,
-  KEY_LABELS,
-  KEY_PREPROCESS,
-  KEY_SAMPLES,
-  KEY_SKIP,
-  KEY_OFFSET,
-  KEY_BATCH,
-  KEY_REFERENCE,
-  KEY_CHECKPOINT
-};
+enum { KEY_BATCH = 0x100, KEY_REFERENCE, KEY_CHECKPOINT };
 
 static const struct argp_option measure_options[] = {
-    {"data", KEY_DATA, "DATA", 0,
-     "A folder of JPEG or PNG images with labels.txt or a subfolder per class, .npy, MNIST idx (also .gz), CIFAR-10 "
-     ".bin, or digits[:COUNT[:SEED]]: images that qbound draws (default 10000 of seed 2)",
-     0},
-    {"labels", KEY_LABELS, "FILE", 0, "Labels, where they are not found beside the data", 0},
-    {"preprocess", KEY_PREPROCESS, "HOW", 0,
-     "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw (default), or key=value:key=value", 0},
-    {"samples", KEY_SAMPLES, "N", 0, "Use the first N (default: all)", 0},
-    {"skip", KEY_SKIP, "N", 0, "Leave out the first N", 0},
-    {"label-offset", KEY_OFFSET, "N", 0, "Class of the network = label + N (1 where class 0 is the background)", 0},
     {"batch", KEY_BATCH, "N", 0, "Images per run (default 16)", 0},
     {"checkpoint", KEY_CHECKPOINT, "FOLDER", 0,
      "Keep finished parts there; the same command, stopped and started again, goes on where it was", 0},
@@ -43,23 +22,13 @@ static const struct argp_option measure_options[] = {
     {0},
 };
 
-static error_t parse_data(int key, char *text, struct argp_state *state, measure_arguments *arguments) {
-  qb_data *data = &arguments->data;
-  switch (key) {
-  case KEY_DATA: data->path = text; return 0;
-  case KEY_LABELS: data->labels = text; return 0;
-  case KEY_PREPROCESS: data->preprocess = text; return 0;
-  case KEY_SAMPLES: data->samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
-  case KEY_SKIP: data->skip = cli_parse_integer(state, "--skip", text, 0, LLONG_MAX); return 0;
-  case KEY_OFFSET: data->label_offset = (int)cli_parse_integer(state, "--label-offset", text, -1000, 1000); return 0;
-  default: return ARGP_ERR_UNKNOWN;
-  }
-}
-
 static error_t parse(int key, char *text, struct argp_state *state) {
   measure_arguments *arguments = state->input;
   switch (key) {
-  case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case ARGP_KEY_INIT:
+    state->child_inputs[0] = &arguments->options;
+    state->child_inputs[1] = &arguments->data;
+    return 0;
   case KEY_BATCH: arguments->settings.batch = (int)cli_parse_integer(state, "--batch", text, 1, 4096); return 0;
   case KEY_CHECKPOINT: arguments->settings.checkpoint = text; return 0;
   case KEY_REFERENCE: arguments->settings.reference = true; return 0;
@@ -72,12 +41,14 @@ static error_t parse(int key, char *text, struct argp_state *state) {
       arguments->other = text;
     return 0;
   case ARGP_KEY_END:
-    if (arguments->model == NULL || arguments->data.path == NULL)
-      argp_error(state, "%s", arguments->model == NULL ? "which MODEL?" : "on which data? Say --data DATA");
+    if (arguments->model == NULL)
+      argp_error(state, "which MODEL?");
     return 0;
-  default: return parse_data(key, text, state, arguments);
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
+
+static const struct argp_child measure_children[] = {CLI_COMMON, {&cli_data_argp, 0, NULL, 0}, {0}};
 
 static const struct argp measure_argp = {
     .options = measure_options,
@@ -88,7 +59,7 @@ static const struct argp measure_argp = {
            "Example:\n  qbound measure net.onnx net_w4.onnx --data photos --preprocess imagenet\n\n"
            "The numbers are measured on these images; for a guarantee see `qbound bound`. The error of an image is "
            "the largest difference of an output.",
-    .children = cli_common,
+    .children = measure_children,
 };
 
 static void print_network(cli_table *table, const qb_measure_network *network, int64_t images) {

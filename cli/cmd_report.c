@@ -1,5 +1,4 @@
 /* qbound report MODEL OTHER --data DATA -o report.html: one page for people. */
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,31 +13,11 @@ typedef struct report_arguments {
   qb_page_settings settings;
 } report_arguments;
 
-enum {
-  KEY_DATA = 0x100,
-  KEY_LABELS,
-  KEY_PREPROCESS,
-  KEY_SAMPLES,
-  KEY_SKIP,
-  KEY_OFFSET,
-  KEY_CERTIFICATE,
-  KEY_NAMES,
-  KEY_LAYER,
-  KEY_INPUTS,
-  KEY_SENSITIVITY,
-  KEY_BATCH
-};
+enum { KEY_CERTIFICATE = 0x100, KEY_NAMES, KEY_LAYER, KEY_INPUTS, KEY_SENSITIVITY, KEY_BATCH };
 
 static const struct argp_option report_options[] = {
     {NULL, 'o', "FILE.html", 0, "Where the page goes", 0},
-    {"data", KEY_DATA, "DATA", 0, "Inputs to measure on, see `qbound measure --help`", 0},
     {"certificate", KEY_CERTIFICATE, "CERT.json", 0, "What is proved, from `qbound certify`", 0},
-    {"preprocess", KEY_PREPROCESS, "HOW", 0,
-     "How pixels become inputs: imagenet, imagenet-224, imagenet-norm, unit, raw (default), or key=value:key=value", 0},
-    {"labels", KEY_LABELS, "FILE", 0, "Labels, where they are not found beside the data", 0},
-    {"samples", KEY_SAMPLES, "N", 0, "Use the first N (default: all)", 0},
-    {"skip", KEY_SKIP, "N", 0, "Leave out the first N", 0},
-    {"label-offset", KEY_OFFSET, "N", 0, "Class of the network = label + N (1 where class 0 is the background)", 0},
     {"class-names", KEY_NAMES, "FILE", 0, "Names of the classes, one a line in the order of the network's outputs", 0},
     {"layer", KEY_LAYER, "NAME", 0, "Draw the weights of this layer (default: the one that changes the output most)",
      0},
@@ -49,24 +28,9 @@ static const struct argp_option report_options[] = {
     {0},
 };
 
-static error_t parse_data(int key, char *text, struct argp_state *state, report_arguments *arguments) {
-  qb_data *data = &arguments->data;
-  switch (key) {
-  case KEY_DATA: data->path = text; return 0;
-  case KEY_LABELS: data->labels = text; return 0;
-  case KEY_PREPROCESS: data->preprocess = text; return 0;
-  case KEY_SAMPLES: data->samples = cli_parse_integer(state, "--samples", text, 1, LLONG_MAX); return 0;
-  case KEY_SKIP: data->skip = cli_parse_integer(state, "--skip", text, 0, LLONG_MAX); return 0;
-  case KEY_OFFSET: data->label_offset = (int)cli_parse_integer(state, "--label-offset", text, -1000, 1000); return 0;
-  default: return ARGP_ERR_UNKNOWN;
-  }
-}
-
 static void check_arguments(struct argp_state *state, const report_arguments *arguments) {
   if (arguments->model == NULL || arguments->other == NULL)
     argp_error(state, "which MODEL and which OTHER?");
-  if (arguments->data.path == NULL)
-    argp_error(state, "on which data? Say --data DATA");
   if (arguments->output == NULL)
     argp_error(state, "where does the page go? Say -o report.html");
 }
@@ -75,7 +39,10 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   report_arguments *arguments = state->input;
   qb_page_settings *settings = &arguments->settings;
   switch (key) {
-  case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
+  case ARGP_KEY_INIT:
+    state->child_inputs[0] = &arguments->options;
+    state->child_inputs[1] = &arguments->data;
+    return 0;
   case 'o': arguments->output = text; return 0;
   case KEY_CERTIFICATE: settings->certificate = text; return 0;
   case KEY_NAMES: settings->class_names = text; return 0;
@@ -94,9 +61,11 @@ static error_t parse(int key, char *text, struct argp_state *state) {
       arguments->other = text;
     return 0;
   case ARGP_KEY_END: check_arguments(state, arguments); return 0;
-  default: return parse_data(key, text, state, arguments);
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
+
+static const struct argp_child report_children[] = {CLI_COMMON, {&cli_data_argp, 0, NULL, 0}, {0}};
 
 static const struct argp report_argp = {
     .options = report_options,
@@ -108,7 +77,7 @@ static const struct argp report_argp = {
         "Example:\n  qbound certify net.onnx net_w4.onnx -o net_w4.json --preprocess imagenet\n"
         "  qbound report net.onnx net_w4.onnx --data photos --preprocess imagenet \\\n"
         "    --certificate net_w4.json -o net_w4.html",
-    .children = cli_common,
+    .children = report_children,
 };
 
 /* The command line as it was typed, for the page's origin. */
