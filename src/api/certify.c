@@ -2,11 +2,11 @@
  * has a file of its own, certify_<claim>.c. */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/certify_claims.h"
 #include "api/model.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -53,15 +53,9 @@ static qb_status run_certify(const qb_certifying *c) {
   return QB_OK;
 }
 
-static double seconds_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_certify_settings *settings,
                      const qb_progress *progress, qb_certificate *certificate, qb_error *error) {
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   *certificate = (qb_certificate){0};
   qb_certificate_parts *parts = qb_alloc(1, sizeof *parts);
   if (parts == NULL)
@@ -74,7 +68,7 @@ qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_
   int threads = qb_threads_begin(settings->threads);
   qb_status status = run_certify(&c);
   qb_threads_end(threads);
-  certificate->seconds = seconds_now() - start;
+  certificate->seconds = qb_clock_seconds() - start;
   if (status != QB_OK)
     qb_certificate_free(certificate);
   return status;

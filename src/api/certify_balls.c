@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/ball_box.h"
 #include "api/ball_call.h"
@@ -11,6 +10,7 @@
 #include "api/certify_claims.h"
 #include "api/model.h"
 #include "api/open_data.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/progress.h"
@@ -37,12 +37,6 @@ typedef struct balls_call {
   bool has_found;
   qb_domain domain;
 } balls_call;
-
-static double seconds_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* ------------------------------------------------------------------------------------------------------- the search */
 
@@ -83,9 +77,9 @@ static qb_status keep_flip(balls_call *b, const qb_search_result *found, qb_cert
 
 static qb_status find_lower(balls_call *b, qb_certified_ball *ball, qb_ball_details *details) {
   qb_search_result found;
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   qb_status status = search_ball(b, &found);
-  ball->search_seconds = seconds_now() - start;
+  ball->search_seconds = qb_clock_seconds() - start;
   if (status == QB_OK) {
     ball->lower = found.lower;
     b->has_found = b->has_found || found.input != NULL;
@@ -147,9 +141,9 @@ static qb_status certify_ball(balls_call *b, qb_certified_ball *ball, qb_ball_de
   if (b->c->settings->search)
     QB_TRY(find_lower(b, ball, details));
   qb_decision found = ball->decision;
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   QB_TRY(qb_ball_prove(&b->call, &b->domain, 1.01 * ball->lower, &b->c->parts->arena, &proof, b->c->error));
-  ball->bound_seconds = seconds_now() - start;
+  ball->bound_seconds = qb_clock_seconds() - start;
   QB_TRY(claim_proof(b, &proof, ball, details));
   bool proved_top = ball->decision == QB_DECISION_PROVED;
   if (found == QB_DECISION_REFUTED)

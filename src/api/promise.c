@@ -9,12 +9,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/allocate_check.h"
 #include "api/allocate_plan.h"
 #include "api/input_domain.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "quant/quant.h"
 #include "stats/binomial.h"
@@ -39,12 +39,6 @@ typedef struct allocating {
   qb_model *quantized;
   qb_quantize_info info;
 } allocating;
-
-static double seconds_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* -------------------------------------------------------------------------------------------------------- settings */
 
@@ -135,9 +129,9 @@ static qb_status within_budget(allocating *a, qb_plan_budget budget, int *bits, 
 static qb_status promise_average(allocating *a, int *bits, qb_error *error) {
   qb_allocation *allocation = a->planner.allocation;
   qb_plan_budget budget = qb_planner_average(&a->planner, a->planner.how->target);
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   QB_TRY(qb_planner_choose_rule(&a->planner, budget, error));
-  allocation->plan_seconds += seconds_now() - start;
+  allocation->plan_seconds += qb_clock_seconds() - start;
   QB_TRY(within_budget(a, budget, bits, error));
   allocation->tests[allocation->test_count++].passed = true;
   allocation->reached = qb_planner_average_bits(&a->planner, a->bits);
@@ -187,10 +181,10 @@ static qb_status promise_size(allocating *a, int *bits, qb_error *error) {
   int64_t other, least;
   QB_TRY(smallest_file(a, bits, &other, &least, error));
   int64_t amount = (int64_t)fmin(a->planner.how->target, 9e18) - other;
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   qb_plan_budget budget = {.bytes = true, .amount = amount > least ? amount : least};
   QB_TRY(qb_planner_choose_rule(&a->planner, budget, error));
-  allocation->plan_seconds += seconds_now() - start;
+  allocation->plan_seconds += qb_clock_seconds() - start;
   return fit_file(a, bits, budget.amount, least, error);
 }
 
@@ -211,9 +205,9 @@ static qb_status plan_rung(const qb_planner *p, int rung, double step, int *bits
 
 /* One rule for the whole ladder, chosen at four bits or the nearest that the widths allow. */
 static qb_status choose_ladder_rule(qb_planner *p, qb_error *error) {
-  double start = seconds_now(), bits = fmin(fmax(4, p->width[0]), p->width[p->widths - 1]);
+  double start = qb_clock_seconds(), bits = fmin(fmax(4, p->width[0]), p->width[p->widths - 1]);
   QB_TRY(qb_planner_choose_rule(p, qb_planner_open_average(p, bits), error));
-  p->allocation->plan_seconds += seconds_now() - start;
+  p->allocation->plan_seconds += qb_clock_seconds() - start;
   return QB_OK;
 }
 
@@ -376,15 +370,15 @@ static qb_status keep_promise(allocating *a, qb_error *error) {
 
 static qb_status run(allocating *a, qb_error *error) {
   qb_allocation *allocation = a->planner.allocation;
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   QB_TRY(prepare(a, error));
-  allocation->plan_seconds = seconds_now() - start;
+  allocation->plan_seconds = qb_clock_seconds() - start;
   QB_TRY(keep_promise(a, error));
   QB_TRY(qb_planner_describe(&a->planner, a->bits, error));
   say(a, allocation);
   a->quantized->verification = a->verifier.trace;
   a->verifier.trace = (qb_calibration_trace){0};
-  allocation->seconds = seconds_now() - start;
+  allocation->seconds = qb_clock_seconds() - start;
   return QB_OK;
 }
 

@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "api/open_data.h"
 #include "api/page_parts.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -147,18 +147,12 @@ static qb_status write_page(const qb_page *page, const char *path, qb_page_info 
   return status;
 }
 
-static double seconds_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 qb_status qb_report_page(const qb_model *model, const qb_model *other, const qb_data *data,
                          const qb_page_settings *settings, const qb_progress *progress, const char *path,
                          qb_page_info *info, qb_error *error) {
   qb_page_settings defaults;
   qb_page_info own = {0};
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   qb_page_settings_default(&defaults);
   qb_page_work work = {.model = model,
                        .other = other,
@@ -176,7 +170,7 @@ qb_status qb_report_page(const qb_model *model, const qb_model *other, const qb_
   qb_pair_free(&work.pair);
   qb_dataset_free(work.dataset);
   qb_arena_free(&work.arena);
-  own.seconds = seconds_now() - start;
+  own.seconds = qb_clock_seconds() - start;
   if (status == QB_OK && info != NULL)
     *info = own;
   return status;

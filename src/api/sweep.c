@@ -4,11 +4,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/input_domain.h"
 #include "api/model.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "bound/bound.h"
@@ -200,17 +200,11 @@ static qb_status check_settings(const qb_model *model, const qb_bound_settings *
   return QB_OK;
 }
 
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 qb_status qb_bound_sweep(const qb_model *model, const qb_bound_settings *settings, const qb_progress *progress,
                          qb_bound_report *report, qb_error *error) {
   *report = (qb_bound_report){0};
   QB_TRY(check_settings(model, settings, error));
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   qb_arena *arena = qb_alloc(1, sizeof *arena);
   if (arena == NULL)
     return qb_fail_memory(error, "the report", sizeof *arena);
@@ -225,7 +219,7 @@ qb_status qb_bound_sweep(const qb_model *model, const qb_bound_settings *setting
   qb_threads_end(threads);
   qb_bounder_free(sweep.bounder);
   qb_domain_free(&sweep.domain);
-  report->seconds = seconds_now() - start;
+  report->seconds = qb_clock_seconds() - start;
   if (status != QB_OK)
     qb_bound_report_free(report);
   return status;

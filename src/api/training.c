@@ -2,9 +2,9 @@
 #include <math.h>
 #include <qbound/qbound.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/size.h"
@@ -100,12 +100,6 @@ static qb_status load(const qb_data *data, loaded *l, qb_error *error) {
 
 /* ------------------------------------------------------------------------------------------------------ training */
 
-static double now_seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static qb_status create(const qb_train_settings *settings, const loaded *l, qb_mlp *mlp, qb_error *error) {
   int32_t widths[QB_MLP_MAX_LAYERS + 1];
   *mlp = (qb_mlp){0};
@@ -130,9 +124,9 @@ static qb_status train(const qb_train_settings *settings, const loaded *l, const
                          .rate = (float)settings->rate,
                          .seed = settings->seed,
                          .threads = settings->threads};
-  double start = now_seconds();
+  double start = qb_clock_seconds();
   QB_TRY(qb_mlp_train(mlp, &samples, &how, progress, &info->loss, error));
-  info->seconds = now_seconds() - start;
+  info->seconds = qb_clock_seconds() - start;
   info->samples = l->count;
   info->inputs = (int)l->elements;
   info->classes = l->classes;

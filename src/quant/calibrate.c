@@ -4,9 +4,9 @@
 #include <math.h>
 #include <omp.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/ranks.h"
 #include "graph/layer_bias.h"
@@ -18,12 +18,6 @@
 /* Layers with longer rows would need more than MATRIX_LIMIT bytes of statistics. */
 enum { BATCH = 16 };
 static const size_t matrix_limit = (size_t)6 << 30;
-
-static double now_seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 /* ------------------------------------------------------------------------------------------------------- calibrator */
 
@@ -326,13 +320,13 @@ qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_linear *linear,
     info->method = QB_METHOD_UNSUPPORTED;
     return QB_OK;
   }
-  double start = now_seconds();
+  double start = qb_clock_seconds();
   calibrated_layer layer = {.calibrator = calibrator,
                             .weights = weights,
                             .codes = codes,
                             .progress = progress,
                             .loaded = -1};
   qb_status status = calibrate(&layer, linear, calibrator, gram, info, error);
-  info->seconds = now_seconds() - start;
+  info->seconds = qb_clock_seconds() - start;
   return status;
 }

@@ -6,12 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "api/input_domain.h"
 #include "api/model.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "quant/quant.h"
@@ -237,17 +237,11 @@ static qb_status run_figures(qb_reproducing *r) {
   return QB_OK;
 }
 
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 qb_status qb_reproduce(const qb_reproduce_settings *settings, const qb_progress *progress,
                        qb_reproduction *reproduction, qb_error *error) {
   *reproduction = (qb_reproduction){0};
   QB_TRY(check_settings(settings, error));
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   qb_reproducing *r = qb_alloc(1, sizeof *r);
   if (r == NULL)
     return qb_fail_memory(error, "the report", sizeof *r);
@@ -265,7 +259,7 @@ qb_status qb_reproduce(const qb_reproduce_settings *settings, const qb_progress 
     qb_model_free(r->models[i]);
     r->models[i] = NULL;
   }
-  reproduction->seconds = seconds_now() - start;
+  reproduction->seconds = qb_clock_seconds() - start;
   if (status != QB_OK)
     qb_reproduction_free(reproduction);
   return status;

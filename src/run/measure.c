@@ -5,9 +5,9 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/ranks.h"
 #include "run/shard_file.h"
@@ -37,12 +37,6 @@ void qb_run_measure_info_free(qb_run_measure_info *info) {
     return;
   qb_free(info->samples);
   *info = (qb_run_measure_info){0};
-}
-
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 /* ------------------------------------------------------------------------------------------------------- checking */
@@ -103,9 +97,9 @@ static qb_status read_samples(measuring *m, int64_t first, int32_t count, qb_err
 /* Runs network `k` on samples from `input` on and copies its output as doubles. */
 static qb_status run_network(measuring *m, int k, const float *input, int64_t first, int32_t count, qb_error *error) {
   qb_value_id id = m->graphs[k]->outputs[m->settings.output];
-  double start = now();
+  double start = qb_clock_seconds();
   QB_TRY(qb_run_forward(m->runs[k], input, count, error));
-  m->seconds[k] += now() - start;
+  m->seconds[k] += qb_clock_seconds() - start;
   const float *y = qb_run_value(m->runs[k], id);
   const double *exact = qb_run_value_double(m->runs[k], id);
   for (size_t i = 0; i < (size_t)count * m->output_elements; i++) {
@@ -355,7 +349,7 @@ qb_status qb_run_measure(const qb_graph *graph, const qb_graph *other, const qb_
     m.settings.batch = (int32_t)samples->count;
   if (m.settings.batch > SHARD)
     m.settings.batch = SHARD;
-  double start = now();
+  double start = qb_clock_seconds();
   qb_status status = measure_all(&m, error);
   for (int k = 0; k < NETWORKS; k++) {
     qb_run_free(m.runs[k]);
@@ -365,6 +359,6 @@ qb_status qb_run_measure(const qb_graph *graph, const qb_graph *other, const qb_
   if (status != QB_OK)
     qb_run_measure_info_free(info);
   else
-    info->seconds = now() - start;
+    info->seconds = qb_clock_seconds() - start;
   return status;
 }

@@ -370,9 +370,10 @@ static int start_worker(long first, long cases, long worker, long workers) {
 static void finish_worker(int descriptor, tally *sum) {
   tally t;
   size_t got = 0;
+  ssize_t part;
   int status;
-  for (ssize_t n = 1; n > 0 && got<sizeof t; got += n> 0 ? (size_t)n : 0)
-    n = read(descriptor, (char *)&t + got, sizeof t - got);
+  while ((part = read(descriptor, (char *)&t + got, sizeof t - got)) > 0)
+    got += (size_t)part;
   close(descriptor);
   assert_true(wait(&status) > 0);
   if (got != sizeof t)
