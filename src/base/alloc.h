@@ -11,6 +11,9 @@
  * size gives a valid pointer. Release with qb_free. */
 void *qb_alloc(size_t count, size_t size);
 
+/* The same with whatever was in memory, for large buffers that are written before they are read. */
+void *qb_alloc_uncleared(size_t count, size_t size);
+
 /* Releases a block from qb_alloc; NULL is fine. */
 void qb_free(void *block);
 

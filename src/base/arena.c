@@ -56,7 +56,7 @@ static qb_arena_block *add_block(qb_arena *arena, size_t bytes) {
   qb_arena_block *block = qb_alloc(1, sizeof *block);
   if (block == NULL)
     return NULL;
-  block->data = qb_alloc(capacity, 1);
+  block->data = qb_alloc_uncleared(capacity, 1);
   if (block->data == NULL) {
     qb_free(block);
     return NULL;

@@ -33,7 +33,8 @@ typedef enum qb_fault {
   QB_FAULT_SKIP_UNWEIGHTED,                 /* the shortcut of a residual block without T^-1 and T */
   QB_FAULT_SUM_KEEPS_WEIGHTS,               /* a summand with weights of its own counts as one with those of the sum */
   QB_FAULT_ROW_UNWEIGHTED,                  /* rows of the last layer without T */
-  QB_FAULT_COARSE_GRID,                     /* Gram matrices interpolated from too few frequencies */
+  QB_FAULT_COARSE_GRID,                     /* Gram matrices interpolated from too few points */
+  QB_FAULT_NO_SINGLE_CHOLESKY,              /* a factorisation in float32 that counts as exact */
   QB_FAULT_FIRST_INTERVAL,
   QB_FAULT_SLOPE_OF_ORIGINAL = QB_FAULT_FIRST_INTERVAL, /* ReLU slopes from the range of x alone */
   QB_FAULT_INTERVAL_NO_WEIGHT_CHANGE,                   /* (W' - W) x is left out */

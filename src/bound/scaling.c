@@ -13,11 +13,14 @@
 enum { JOINT, INNER, OUTER, NORMS };
 enum { FIRST_ITERATIONS = 6, STEP_ITERATIONS = 2, MOST_SAMPLES = 24, NEW_SAMPLES = 6, MOST_POINTS = 96, REFRESH = 4 };
 
+/* Nothing here needs to be exact. */
+typedef float _Complex single;
+
 /* The three operators of a segment at one frequency, and the vectors of their power iterations. */
 typedef struct sample {
-  qb_complex *inner, *outer, *skip;       /* symbols, unscaled */
-  qb_complex *right[NORMS], *left[NORMS]; /* singular vectors so far */
-  qb_complex *spare, *middle;
+  single *inner, *outer, *skip;       /* symbols, unscaled */
+  single *right[NORMS], *left[NORMS]; /* singular vectors so far */
+  single *spare, *middle;
   double norm[NORMS];
   int64_t point[2];
 } sample;
@@ -44,20 +47,20 @@ static bool is_lone(const qb_segment *s) { return s->outer == NULL; }
 /* ------------------------------------------------------------------------------------------------------- operators */
 
 /* v *= T or T^-1; the channels repeat for every alias. */
-static void scale_vector(const search *s, int32_t group, bool inverse, int64_t count, qb_complex *v) {
+static void scale_vector(const search *s, int32_t group, bool inverse, int64_t count, single *v) {
   if (group < 0)
     return;
   int64_t channels = s->problem->channels[group];
   const double *t = s->scaling[group];
   for (int64_t i = 0; i < count; i++)
-    v[i] *= inverse ? 1 / t[i % channels] : t[i % channels];
+    v[i] *= (float)(inverse ? 1 / t[i % channels] : t[i % channels]);
 }
 
 /* y = a M x + y * add, or with M^H. */
-static void multiply(const qb_complex *m, int64_t rows, int64_t cols, bool adjoint, double factor, bool add,
-                     const qb_complex *x, qb_complex *y) {
-  const qb_complex alpha = factor, beta = add ? 1 : 0;
-  cblas_zgemv(CblasRowMajor, adjoint ? CblasConjTrans : CblasNoTrans, (int)rows, (int)cols, &alpha, m, (int)cols, x, 1,
+static void multiply(const single *m, int64_t rows, int64_t cols, bool adjoint, float factor, bool add, const single *x,
+                     single *y) {
+  const single alpha = factor, beta = add ? 1 : 0;
+  cblas_cgemv(CblasRowMajor, adjoint ? CblasConjTrans : CblasNoTrans, (int)rows, (int)cols, &alpha, m, (int)cols, x, 1,
               &beta, y, 1);
 }
 
@@ -80,7 +83,7 @@ static void forward(const search *s, const segment_search *g, sample *p, int whi
     return;
   }
   multiply(p->inner, mid, in, false, 1, false, p->spare, p->middle);
-  multiply(p->outer, out, mid, false, 0.5, false, p->middle, p->left[which]);
+  multiply(p->outer, out, mid, false, 0.5F, false, p->middle, p->left[which]);
   if (p->skip != NULL)
     multiply(p->skip, out, in, false, 1, true, p->spare, p->left[which]);
   scale_vector(s, seg->out, true, out, p->left[which]);
@@ -101,7 +104,7 @@ static void backward(const search *s, const segment_search *g, sample *p, int wh
   if (which == INNER) {
     multiply(p->inner, mid, in, true, 1, false, p->spare, p->right[which]);
   } else {
-    multiply(p->outer, out, mid, true, 0.5, false, p->spare, p->middle);
+    multiply(p->outer, out, mid, true, 0.5F, false, p->spare, p->middle);
     multiply(p->inner, mid, in, true, 1, false, p->middle, p->right[which]);
     if (p->skip != NULL)
       multiply(p->skip, out, in, true, 1, true, p->spare, p->right[which]);
@@ -109,10 +112,10 @@ static void backward(const search *s, const segment_search *g, sample *p, int wh
   scale_vector(s, seg->in, false, in, p->right[which]);
 }
 
-static double normalise(qb_complex *v, int64_t count) {
-  double length = cblas_dznrm2((int)count, v, 1);
-  if (length > 0 && isfinite(length))
-    cblas_zdscal((int)count, 1 / length, v, 1);
+static double normalise(single *v, int64_t count) {
+  double length = (double)cblas_scnrm2((int)count, v, 1);
+  if (length > 0 && isfinite(length) && isfinite((float)(1 / length)))
+    cblas_csscal((int)count, (float)(1 / length), v, 1);
   return isfinite(length) ? length : 0;
 }
 
@@ -135,26 +138,26 @@ static bool sample_create(const segment_search *g, sample *p) {
   int64_t in = g->size[0], mid = g->size[1], out = g->size[2], most = in > mid ? in : mid;
   most = most > out ? most : out;
   bool lone = is_lone(g->segment), skip = g->segment->skip != NULL, ready;
-  *p = (sample){.inner = qb_alloc((size_t)(mid * in), sizeof(qb_complex)),
-                .outer = lone ? NULL : qb_alloc((size_t)(out * mid), sizeof(qb_complex)),
-                .skip = skip ? qb_alloc((size_t)(out * in), sizeof(qb_complex)) : NULL,
-                .spare = qb_alloc((size_t)most, sizeof(qb_complex)),
-                .middle = qb_alloc((size_t)most, sizeof(qb_complex))};
+  *p = (sample){.inner = qb_alloc((size_t)(mid * in), sizeof(single)),
+                .outer = lone ? NULL : qb_alloc((size_t)(out * mid), sizeof(single)),
+                .skip = skip ? qb_alloc((size_t)(out * in), sizeof(single)) : NULL,
+                .spare = qb_alloc((size_t)most, sizeof(single)),
+                .middle = qb_alloc((size_t)most, sizeof(single))};
   ready = p->inner != NULL && (lone || p->outer != NULL) && (!skip || p->skip != NULL) && p->spare != NULL &&
           p->middle != NULL;
   for (int k = 0; k < NORMS; k++) {
-    p->right[k] = qb_alloc((size_t)most, sizeof(qb_complex));
-    p->left[k] = qb_alloc((size_t)most, sizeof(qb_complex));
+    p->right[k] = qb_alloc((size_t)most, sizeof(single));
+    p->left[k] = qb_alloc((size_t)most, sizeof(single));
     ready = ready && p->right[k] != NULL && p->left[k] != NULL;
     for (int64_t i = 0; ready && i < most; i++) /* orthogonal to nothing in particular */
       p->right[k][i] =
-          qb_complex_of(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
+          (single)qb_complex_of(1 + 0.3 * (double)((i * 7919) % 101) / 101, 0.2 * (double)((i * 104729) % 97) / 97);
   }
   return ready;
 }
 
 static void sample_free(sample *p) {
-  qb_complex *const blocks[] = {p->inner, p->outer, p->skip, p->spare, p->middle};
+  single *const blocks[] = {p->inner, p->outer, p->skip, p->spare, p->middle};
   for (size_t k = 0; k < sizeof blocks / sizeof blocks[0]; k++)
     qb_free(blocks[k]);
   for (int k = 0; k < NORMS; k++) {
@@ -164,18 +167,33 @@ static void sample_free(sample *p) {
   *p = (sample){0};
 }
 
-/* Symbols at output frequency `point`, and the first iterations. */
-static void sample_at(const search *s, const segment_search *g, const qb_twiddles twiddles[4], const int64_t point[2],
+/* The symbol of a kernel at output frequency `point`, rounded; `exact` is working memory. */
+static void symbol_at(const qb_kernel *kernel, const qb_twiddles twiddles[2], const int64_t point[2], qb_complex *exact,
+                      single *out) {
+  int64_t count = kernel->rows * kernel->cols * kernel->stride[0] * kernel->stride[1];
+  qb_kernel_symbol(kernel, 0, twiddles, point[0], point[1], exact);
+  for (int64_t i = 0; i < count; i++)
+    out[i] = (single)exact[i];
+}
+
+/* Symbols at output frequency `point`, and the first iterations. False: out of memory. */
+static bool sample_at(const search *s, const segment_search *g, const qb_twiddles twiddles[4], const int64_t point[2],
                       sample *p) {
   const qb_segment *seg = g->segment;
-  qb_kernel_symbol(seg->inner, 0, twiddles, point[0], point[1], p->inner);
+  int64_t in = g->size[0], mid = g->size[1], out = g->size[2], rows = mid > out ? mid : out;
+  qb_complex *exact = qb_alloc_uncleared((size_t)(rows * (in > mid ? in : mid)), sizeof *exact);
+  if (exact == NULL)
+    return false;
+  symbol_at(seg->inner, twiddles, point, exact, p->inner);
   if (!is_lone(seg))
-    qb_kernel_symbol(seg->outer, 0, twiddles + 2, point[0], point[1], p->outer);
+    symbol_at(seg->outer, twiddles + 2, point, exact, p->outer);
   if (seg->skip != NULL)
-    qb_kernel_symbol(seg->skip, 0, twiddles, point[0], point[1], p->skip);
+    symbol_at(seg->skip, twiddles, point, exact, p->skip);
+  qb_free(exact);
   for (int k = 0; k < NORMS; k++)
     if (k == INNER || !is_lone(seg))
       iterate(s, g, p, k, FIRST_ITERATIONS);
+  return true;
 }
 
 /* A coarse grid over half of the output's torus, the origin included. */
@@ -184,7 +202,7 @@ static int32_t choose_points(const segment_search *g, int64_t points[MOST_POINTS
   bool large = g->size[1] > 128;
   int64_t n[2] = {seg->side[0] / seg->inner->stride[0], seg->side[1] / seg->inner->stride[1] / 2 + 1};
   bool small = g->size[1] <= 64;
-  int64_t wanted[2] = {large ? 5 : small ? 12 : 8, large ? 3 : small ? 8 : 5};
+  int64_t wanted[2] = {large ? 5 : small ? 12 : 6, large ? 3 : small ? 8 : 4};
   int32_t count = 0;
   for (int axis = 0; axis < 2; axis++)
     wanted[axis] = wanted[axis] < n[axis] ? wanted[axis] : n[axis];
@@ -239,9 +257,7 @@ static qb_status add_samples(const search *s, segment_search *g, qb_arena *arena
 #pragma omp parallel for schedule(dynamic, 1) reduction(|| : failed)
   for (int32_t i = 0; i < count; i++) {
     sample p;
-    bool ready = sample_create(g, &p);
-    if (ready)
-      sample_at(s, g, twiddles, points[i], &p);
+    bool ready = sample_create(g, &p) && sample_at(s, g, twiddles, points[i], &p);
     memcpy(score[i], p.norm, sizeof score[i]);
     failed = failed || !ready;
     sample_free(&p);
@@ -256,8 +272,7 @@ static qb_status add_samples(const search *s, segment_search *g, qb_arena *arena
     int64_t point[2] = {p->point[0], p->point[1]};
     bool ready = sample_create(g, p);
     memcpy(p->point, point, sizeof point);
-    if (ready)
-      sample_at(s, g, twiddles, point, p);
+    ready = ready && sample_at(s, g, twiddles, point, p);
     failed = failed || !ready;
   }
   return failed ? qb_fail_memory(s->error, "search for scalings", (size_t)(g->size[1] * g->size[0]) * 16) : QB_OK;
@@ -269,13 +284,13 @@ static double segment_norm(const segment_search *g) {
   return is_lone(g->segment) ? g->norm[INNER] : g->norm[JOINT] + 0.5 * g->norm[INNER] * g->norm[OUTER];
 }
 
-static void add_energy(const search *s, double *const *sum, int32_t group, double weight, const qb_complex *v,
+static void add_energy(const search *s, double *const *sum, int32_t group, double weight, const single *v,
                        int64_t count) {
   if (group < 0)
     return;
   int64_t channels = s->problem->channels[group];
   for (int64_t i = 0; i < count; i++)
-    sum[group][i % channels] += weight * creal(v[i] * conj(v[i]));
+    sum[group][i % channels] += weight * (double)crealf(v[i] * conjf(v[i]));
 }
 
 /* Adds the derivative of log(segment's norm) to the groups' energies. Samples close to the largest take part, so that

@@ -57,11 +57,12 @@ static qb_status visit(spectral *s, qb_node_id id, bool *refused) {
   call.c = s->centre[first];
   call.inputs = (int64_t)qb_shape_elements(&graph->values[first].shape);
   call.outputs = (int64_t)qb_shape_elements(&graph->values[node->output].shape);
-  call.d = qb_arena_alloc(&s->arena, (size_t)call.outputs, sizeof *call.d);
+  if (s->centre[node->output] == NULL) /* else from the walk before this one */
+    s->centre[node->output] = qb_arena_alloc(&s->arena, (size_t)call.outputs, sizeof *call.d);
+  call.d = s->centre[node->output];
   if (call.d == NULL)
     return qb_fail_memory(s->error, node->name, (size_t)call.outputs * sizeof *call.d);
-  s->centre[node->output] = call.d;
-  call.y->peak = INFINITY;
+  *call.y = (qb_spectral_state){.peak = INFINITY};
   const char *misread = qb_codes_refusal(s->pair, node);
   if (misread != NULL)
     spectral_refuse(&call, misread);
@@ -112,11 +113,20 @@ static bool has_weights(const spectral *s) {
   return false;
 }
 
-static qb_status walk(spectral *s) {
-  const qb_graph *graph = s->pair->quantized;
+/* Everything that walks share: the centre of the domain and the weights. */
+static qb_status prepare(spectral *s) {
   QB_TRY(allocate(s));
   QB_TRY(start_at_domain(s));
-  QB_TRY(spectral_choose_weights(s));
+  return spectral_choose_weights(s);
+}
+
+static qb_status walk(spectral *s, bool estimating) {
+  const qb_graph *graph = s->pair->quantized;
+  s->estimating = estimating;
+  s->result->bound = (qb_bound){0};
+  s->result->gate_count = 0;
+  memset(s->result->layers, 0, (size_t)graph->node_count * sizeof *s->result->layers);
+  memset(s->terms, 0, (size_t)graph->node_count * sizeof *s->terms);
   if (s->settings->weights && s->settings->drawn_weights == 0 && !has_weights(s))
     return QB_OK; /* the plain bound once more */
   for (qb_node_id n = 0; n < graph->node_count; n++) {
@@ -129,20 +139,89 @@ static qb_status walk(spectral *s) {
   return QB_OK;
 }
 
+qb_status spectral_norm(const spectral *s, qb_sigma_problem *problem, double *sigma) {
+  problem->memory = s->memory;
+  return s->estimating ? qb_sigma_estimate(problem, sigma, s->error) : qb_sigma_bound(problem, sigma, s->error);
+}
+
 void qb_spectral_settings_default(qb_spectral_settings *settings) {
   *settings = (qb_spectral_settings){.windows = true, .weights = true, .exact_channels = 96, .scaling_iterations = 24};
 }
 
-static qb_status bound_once(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
+/* One of the two bounds that compete: with weights on every tensor, or inside windows alone. */
+typedef struct contender {
+  spectral s;
+  qb_spectral_settings settings;
+  qb_spectral_result result;
+} contender;
+
+static qb_status begin(contender *c, const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
+                       bool weights, qb_sigma_memory *memory, qb_error *error) {
+  c->settings = *settings;
+  c->settings.weights = weights;
+  c->s = (spectral){.pair = pair,
+                    .domain = domain,
+                    .settings = &c->settings,
+                    .result = &c->result,
+                    .memory = memory,
+                    .error = error};
+  c->result = (qb_spectral_result){0};
+  qb_arena_init(&c->result.arena);
+  qb_arena_init(&c->s.arena);
+  qb_arena_init(&c->s.scratch);
+  return prepare(&c->s);
+}
+
+static void end(contender *c) {
+  qb_arena_free(&c->s.scratch);
+  qb_arena_free(&c->s.arena);
+}
+
+/* What a walk on estimated norms promises. */
+static qb_status promise(contender *c, double *log10) {
+  QB_TRY(walk(&c->s, true));
+  *log10 = c->result.bound.applies ? qb_magnitude_log10(c->result.bound.value) : INFINITY;
+  return QB_OK;
+}
+
+/* The contender that promises less is proved, the other one too if it comes close or the promises say nothing.
+ * *winner: the one with the smaller bound. */
+static qb_status compete(contender c[2], int *winner) {
+  static const double CLOSE = 0.1; /* decades */
+  double log10[2];
+  QB_TRY(promise(&c[0], &log10[0]));
+  if (c[0].result.bound.why[0] != '\0')
+    return QB_OK; /* an operator without a rule */
+  QB_TRY(promise(&c[1], &log10[1]));
+  int first = log10[1] < log10[0], other = 1 - first;
+  bool decided = log10[other] > log10[first] + CLOSE;
+  *winner = first;
+  QB_TRY(walk(&c[first].s, false));
+  if (decided)
+    return QB_OK;
+  QB_TRY(walk(&c[other].s, false));
+  if (!c[first].result.bound.applies ||
+      (c[other].result.bound.applies &&
+       qb_magnitude_compare(c[other].result.bound.value, c[first].result.bound.value) < 0))
+    *winner = other;
+  return QB_OK;
+}
+
+static qb_status bound_both(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
                             qb_spectral_result *result, qb_error *error) {
-  spectral s = {.pair = pair, .domain = domain, .settings = settings, .result = result, .error = error};
-  *result = (qb_spectral_result){0};
-  qb_arena_init(&result->arena);
-  qb_arena_init(&s.arena);
-  qb_arena_init(&s.scratch);
-  qb_status status = walk(&s);
-  qb_arena_free(&s.scratch);
-  qb_arena_free(&s.arena);
+  contender c[2];
+  qb_sigma_memory memory = {{NULL}, {0}};
+  int winner = 0;
+  qb_status status = begin(&c[0], pair, domain, settings, false, &memory, error);
+  qb_status other = begin(&c[1], pair, domain, settings, true, &memory, status == QB_OK ? error : NULL);
+  status = status == QB_OK ? other : status;
+  if (status == QB_OK)
+    status = compete(c, &winner);
+  end(&c[0]);
+  end(&c[1]);
+  qb_sigma_memory_free(&memory);
+  *result = c[winner].result;
+  qb_spectral_result_free(&c[1 - winner].result);
   return status;
 }
 
@@ -150,22 +229,16 @@ static qb_status bound_once(const qb_pair *pair, const qb_domain *domain, const 
  * bound with weights does not always win. */
 qb_status qb_bound_spectral(const qb_pair *pair, const qb_domain *domain, const qb_spectral_settings *settings,
                             qb_spectral_result *result, qb_error *error) {
-  qb_spectral_settings plain = *settings;
-  qb_spectral_result weighted;
-  plain.weights = false;
-  if (!settings->windows || !settings->weights || settings->drawn_weights != 0)
-    return bound_once(pair, domain, settings, result, error);
-  QB_TRY(bound_once(pair, domain, &plain, result, error));
-  if (!result->bound.applies)
-    return QB_OK;
-  qb_status status = bound_once(pair, domain, settings, &weighted, error);
-  if (status == QB_OK && weighted.bound.applies &&
-      qb_magnitude_compare(weighted.bound.value, result->bound.value) < 0) {
-    qb_spectral_result other = *result;
-    *result = weighted;
-    weighted = other;
-  }
-  qb_spectral_result_free(&weighted);
+  contender c;
+  qb_sigma_memory memory = {{NULL}, {0}};
+  if (settings->windows && settings->weights && settings->drawn_weights == 0)
+    return bound_both(pair, domain, settings, result, error);
+  qb_status status = begin(&c, pair, domain, settings, settings->weights, &memory, error);
+  if (status == QB_OK)
+    status = walk(&c.s, false);
+  end(&c);
+  qb_sigma_memory_free(&memory);
+  *result = c.result;
   return status;
 }
 

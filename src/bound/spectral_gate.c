@@ -174,7 +174,7 @@ static qb_status factor_norm(const spectral *s, const qb_linear *linear, const q
   qb_sigma_problem problem = {.inner = kernel, .side = {side[0], side[1]}};
   spectral_layer_torus(s->pair->quantized, linear, kernel, own);
   *sigma = known;
-  return known > 0 && same_side(own, side) ? QB_OK : qb_sigma_bound(&problem, sigma, s->error);
+  return known > 0 && same_side(own, side) ? QB_OK : spectral_norm(s, &problem, sigma);
 }
 
 /* Certified norms in one network: k weighted, `joint` for the sum. */
@@ -190,7 +190,7 @@ static qb_status gate_norms(spectral *s, const gate_window *w, const window_kern
                             .outer = &joint->outer,
                             .skip = w->has_skip ? &joint->skip : NULL,
                             .side = {side[0], side[1]}};
-  QB_TRY(qb_sigma_bound(&whole, &norms->joint, s->error));
+  QB_TRY(spectral_norm(s, &whole, &norms->joint));
   QB_TRY(factor_norm(s, &w->inner, &k->inner, side, known ? one : 0, &norms->inner));
   QB_TRY(factor_norm(s, &w->outer, &k->outer, half, known ? two : 0, &norms->outer));
   if (qb_bound_fault == QB_FAULT_GATE_WITHOUT_SLACK)
@@ -225,26 +225,37 @@ static qb_status gate_scaling(spectral *s, const gate_window *w, qb_spectral_gat
   return QB_OK;
 }
 
+/* The kernels of one network and its norms. */
+static qb_status network_norms(spectral *s, const gate_window *w, qb_value_id out, bool original,
+                               qb_spectral_gate *gate) {
+  window_kernels plain, k, joint;
+  qb_arena_mark mark = qb_arena_get_mark(&s->scratch);
+  QB_TRY(spectral_window_kernels(s, w, original, &s->scratch, &plain));
+  QB_TRY(weigh_window(s, w, out, &plain, &s->scratch, &k, &joint));
+  if (original) {
+    spectral_window_torus(s, w, &k, gate->side);
+    gate->channels = k.inner.rows;
+    gate->perturbed = is_large(s, &k);
+  }
+  QB_TRY(gate_norms(s, w, &k, &joint, gate->side, original, original ? &gate->original : &gate->quantized));
+  qb_arena_rewind(&s->scratch, mark);
+  return QB_OK;
+}
+
 /* Both norms of the window, and in *gate what proves them. */
 static qb_status window_norms(spectral *s, const gate_window *w, qb_node_id node, double *original, double *quantized) {
-  window_kernels plain[2], k[2], joint[2];
   qb_spectral_gate *gate = &s->result->gates[s->result->gate_count];
   qb_value_id out = s->pair->quantized->nodes[node].output;
-  for (int i = 0; i < 2; i++) {
-    QB_TRY(spectral_window_kernels(s, w, i == 0, &s->scratch, &plain[i]));
-    QB_TRY(weigh_window(s, w, out, &plain[i], &s->scratch, &k[i], &joint[i]));
-  }
-  *gate = (qb_spectral_gate){.node = node, .channels = k[0].inner.rows};
-  spectral_window_torus(s, w, &k[0], gate->side);
+  *gate = (qb_spectral_gate){.node = node};
+  QB_TRY(network_norms(s, w, out, true, gate));
   QB_TRY(gate_scaling(s, w, gate));
   s->result->gate_count++;
-  QB_TRY(gate_norms(s, w, &k[0], &joint[0], gate->side, true, &gate->original));
   *original = gate_value(&gate->original);
   *quantized = perturbed_norm(s, w, *original);
-  gate->perturbed = is_large(s, &k[0]) && *quantized <= 1.05 * *original;
+  gate->perturbed = gate->perturbed && *quantized <= 1.05 * *original;
   if (gate->perturbed)
     return QB_OK;
-  QB_TRY(gate_norms(s, w, &k[1], &joint[1], gate->side, false, &gate->quantized));
+  QB_TRY(network_norms(s, w, out, false, gate));
   *quantized = gate_value(&gate->quantized);
   return QB_OK;
 }

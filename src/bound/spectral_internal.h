@@ -20,10 +20,12 @@ typedef struct spectral {
   const qb_domain *domain;
   const qb_spectral_settings *settings;
   qb_spectral_result *result;
-  qb_arena arena;         /* centres and everything else that lives until the end */
-  qb_arena scratch;       /* rewound after every node */
-  double **centre;        /* c_v, (elements of v) */
-  spectral_terms *terms;  /* by node */
+  qb_arena arena;        /* centres and everything else that lives until the end */
+  qb_arena scratch;      /* rewound after every node */
+  double **centre;       /* c_v, (elements of v) */
+  spectral_terms *terms; /* by node */
+  qb_sigma_memory *memory;
+  bool estimating;        /* norms are estimates, which prove nothing */
   const double **between; /* by value: T inside the gate over that tensor; result->weights when those are used */
   qb_error *error;
 } spectral;
@@ -92,6 +94,9 @@ QB_MUST_CHECK qb_status spectral_window_kernels(const spectral *s, const gate_wi
 
 /* One torus for all kernels of the window. */
 void spectral_window_torus(const spectral *s, const gate_window *w, const window_kernels *k, int64_t side[2]);
+
+/* The norm that this walk wants: certified or estimated. */
+QB_MUST_CHECK qb_status spectral_norm(const spectral *s, qb_sigma_problem *problem, double *sigma);
 
 /* The torus of one layer. */
 void spectral_layer_torus(const qb_graph *graph, const qb_linear *linear, const qb_kernel *kernel, int64_t side[2]);

@@ -66,7 +66,7 @@ static qb_status layer_norm(const spectral_call *call, const qb_graph *graph, co
                         &s->scratch, &weighted));
   qb_sigma_problem problem = {.inner = &weighted};
   spectral_layer_torus(graph, linear, &weighted, problem.side);
-  QB_TRY(qb_sigma_bound(&problem, sigma, s->error));
+  QB_TRY(spectral_norm(s, &problem, sigma));
   qb_arena_rewind(&s->scratch, mark);
   return QB_OK;
 }

@@ -13,7 +13,7 @@
 
 static const double PI = 3.14159265358979323846;
 
-static qb_status allocate_taps(qb_kernel *kernel, qb_arena *arena, qb_error *error) {
+qb_status qb_kernel_allocate(qb_kernel *kernel, qb_arena *arena, qb_error *error) {
   size_t count;
   size_t area = (size_t)kernel->size[0] * (size_t)kernel->size[1];
   if (!qb_size_multiply((size_t)kernel->rows * (size_t)kernel->cols, area * (size_t)kernel->groups, &count))
@@ -41,7 +41,7 @@ qb_status qb_kernel_create(const qb_graph *graph, const qb_linear *linear, const
       kernel->pad_begin[axis] = node->attributes.conv.window.pad_begin[axis];
       kernel->pad_end[axis] = node->attributes.conv.window.pad_end[axis];
     }
-  QB_TRY(allocate_taps(kernel, arena, error));
+  QB_TRY(qb_kernel_allocate(kernel, arena, error));
 
   int64_t area = (int64_t)kernel->size[0] * kernel->size[1], entries = kernel->rows * kernel->cols;
   for (int64_t g = 0; g < kernel->groups; g++)
@@ -61,7 +61,7 @@ qb_status qb_kernel_identity(int64_t channels, qb_arena *arena, qb_kernel *kerne
                         .size = {1, 1},
                         .stride = {1, 1},
                         .dilation = {1, 1}};
-  QB_TRY(allocate_taps(kernel, arena, error));
+  QB_TRY(qb_kernel_allocate(kernel, arena, error));
   for (int64_t c = 0; c < channels; c++)
     kernel->taps[c * channels + c] = 1;
   return QB_OK;
@@ -95,31 +95,60 @@ static qb_complex tap_phase(const qb_twiddles *twiddles, int64_t frequency, int6
   return twiddles->root[index < 0 ? index + twiddles->n : index];
 }
 
-/* out += phase * tap over one row: a real row of weights into a complex one. */
-static void add_row(const double *tap, int64_t cols, qb_complex phase, qb_complex *out) {
-  double re = creal(phase), im = cimag(phase), *parts = (double *)out;
-  for (int64_t c = 0; c < cols; c++) {
-    parts[2 * c] += re * tap[c];
-    parts[2 * c + 1] += im * tap[c];
+enum { LANES = 8, TAPS = 256 };
+
+/* LANES entries of one row: sums over the taps stay in registers. `at`: the first tap's; `step`: to the next tap. */
+static void add_lanes(const double *at, int64_t step, int64_t taps, const double *re, const double *im, double *out) {
+  double x[LANES] = {0}, y[LANES] = {0};
+  for (int64_t t = 0; t < taps; t++, at += step)
+    for (int l = 0; l < LANES; l++) {
+      x[l] += re[t] * at[l];
+      y[l] += im[t] * at[l];
+    }
+  for (int l = 0; l < LANES; l++) {
+    out[2 * l] += x[l];
+    out[2 * l + 1] += y[l];
   }
 }
 
-/* One column block of the symbol: the taps at one input frequency. Rows go in strips that stay in the first cache
- * while all taps are added. */
+/* The same for the last entries of a row. */
+static void add_entries(const double *at, int64_t step, int64_t taps, const double *re, const double *im, int64_t count,
+                        double *out) {
+  for (int64_t c = 0; c < count; c++)
+    for (int64_t t = 0; t < taps; t++) {
+      out[2 * c] += re[t] * at[t * step + c];
+      out[2 * c + 1] += im[t] * at[t * step + c];
+    }
+}
+
+/* Adds taps [first, first + taps) at one input frequency to a column block of the symbol. */
+static void add_taps(const qb_kernel *kernel, const double *tap, int64_t taps, const double *re, const double *im,
+                     int64_t width, qb_complex *block) {
+  int64_t entries = kernel->rows * kernel->cols, whole = kernel->cols / LANES * LANES;
+  for (int64_t r = 0; r < kernel->rows; r++) {
+    const double *row = tap + r * kernel->cols;
+    double *out = (double *)(block + r * width);
+    for (int64_t c = 0; c < whole; c += LANES)
+      add_lanes(row + c, entries, taps, re, im, out + 2 * c);
+    add_entries(row + whole, entries, taps, re, im, kernel->cols - whole, out + 2 * whole);
+  }
+}
+
+/* One column block of the symbol: all taps at one input frequency. */
 static void add_block(const qb_kernel *kernel, int32_t group, const qb_twiddles twiddles[2], int64_t y, int64_t x,
                       double scale, int64_t width, qb_complex *block) {
-  enum { STRIP = 8 };
   int64_t entries = kernel->rows * kernel->cols, area = (int64_t)kernel->size[0] * kernel->size[1];
-  for (int64_t first = 0; first < kernel->rows; first += STRIP) {
-    int64_t end = first + STRIP < kernel->rows ? first + STRIP : kernel->rows;
-    for (int32_t a = 0; a < kernel->size[0]; a++)
-      for (int32_t b = 0; b < kernel->size[1]; b++) {
-        qb_complex phase = tap_phase(&twiddles[0], y, (int64_t)a * kernel->dilation[0] - kernel->pad_begin[0]) *
-                           tap_phase(&twiddles[1], x, (int64_t)b * kernel->dilation[1] - kernel->pad_begin[1]);
-        const double *tap = kernel->taps + (group * area + (int64_t)a * kernel->size[1] + b) * entries;
-        for (int64_t r = first; r < end; r++)
-          add_row(tap + r * kernel->cols, kernel->cols, phase * scale, block + r * width);
-      }
+  for (int64_t first = 0; first < area; first += TAPS) {
+    int64_t taps = area - first < TAPS ? area - first : TAPS;
+    double re[TAPS], im[TAPS];
+    for (int64_t t = 0; t < taps; t++) {
+      int64_t a = (first + t) / kernel->size[1], b = (first + t) % kernel->size[1];
+      qb_complex phase = tap_phase(&twiddles[0], y, a * kernel->dilation[0] - kernel->pad_begin[0]) *
+                         tap_phase(&twiddles[1], x, b * kernel->dilation[1] - kernel->pad_begin[1]) * scale;
+      re[t] = creal(phase);
+      im[t] = cimag(phase);
+    }
+    add_taps(kernel, kernel->taps + (group * area + first) * entries, taps, re, im, width, block);
   }
 }
 
@@ -140,7 +169,7 @@ qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, con
                           qb_arena *arena, qb_kernel *scaled, qb_error *error) {
   assert(kernel->groups == 1);
   *scaled = *kernel;
-  QB_TRY(allocate_taps(scaled, arena, error));
+  QB_TRY(qb_kernel_allocate(scaled, arena, error));
   int64_t area = (int64_t)kernel->size[0] * kernel->size[1];
   for (int64_t t = 0; t < area; t++)
     for (int64_t r = 0; r < kernel->rows; r++)
@@ -149,82 +178,6 @@ qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, con
         double factor = (row_factor == NULL ? 1 : row_factor[r]) * (column_factor == NULL ? 1 : column_factor[c]);
         scaled->taps[at] = kernel->taps[at] * factor;
       }
-  return QB_OK;
-}
-
-static int64_t common_divisor(int64_t a, int64_t b) {
-  while (b != 0) {
-    int64_t rest = a % b;
-    a = b;
-    b = rest;
-  }
-  return a < 0 ? -a : a;
-}
-
-/* Offsets of a kernel's taps along one axis, in pixels of its input times `scale`. */
-static int64_t tap_offset(const qb_kernel *k, int axis, int64_t tap, int64_t scale) {
-  return scale * (tap * k->dilation[axis] - k->pad_begin[axis]);
-}
-
-/* The lattice on which all taps of the composition lie: pads and dilation of `joint`, and its size. */
-static void joint_lattice(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip, qb_kernel *joint) {
-  for (int axis = 0; axis < 2; axis++) {
-    int64_t s = inner->stride[axis], lo = tap_offset(inner, axis, 0, 1) + tap_offset(outer, axis, 0, s);
-    int64_t hi = tap_offset(inner, axis, inner->size[axis] - 1, 1) + tap_offset(outer, axis, outer->size[axis] - 1, s);
-    int64_t step = common_divisor(inner->size[axis] > 1 ? inner->dilation[axis] : 0,
-                                  outer->size[axis] > 1 ? s * outer->dilation[axis] : 0);
-    if (skip != NULL) {
-      int64_t first = tap_offset(skip, axis, 0, 1), last = tap_offset(skip, axis, skip->size[axis] - 1, 1);
-      step = common_divisor(common_divisor(step, first - lo), last > first ? skip->dilation[axis] : 0);
-      lo = first < lo ? first : lo;
-      hi = last > hi ? last : hi;
-    }
-    step = step == 0 ? 1 : step;
-    joint->stride[axis] = inner->stride[axis];
-    joint->dilation[axis] = (int32_t)step;
-    joint->pad_begin[axis] = (int32_t)-lo;
-    joint->size[axis] = (int32_t)((hi - lo) / step + 1);
-  }
-}
-
-/* The tap of `joint` at offset (y, x). */
-static double *tap_at(const qb_kernel *joint, int64_t y, int64_t x) {
-  int64_t a = (y + joint->pad_begin[0]) / joint->dilation[0], b = (x + joint->pad_begin[1]) / joint->dilation[1];
-  return joint->taps + (a * joint->size[1] + b) * joint->rows * joint->cols;
-}
-
-/* Rows [first, first + rows) of outer inner / 2, tap by tap. */
-static void add_products(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *joint, int64_t first,
-                         int64_t rows) {
-  int64_t outer_area = (int64_t)outer->size[0] * outer->size[1], inner_area = (int64_t)inner->size[0] * inner->size[1];
-  int cols = (int)joint->cols, middle = (int)outer->cols;
-  for (int64_t p = 0; p < outer_area * inner_area; p++) {
-    int64_t o = p / inner_area, i = p % inner_area;
-    int64_t y =
-        tap_offset(outer, 0, o / outer->size[1], inner->stride[0]) + tap_offset(inner, 0, i / inner->size[1], 1);
-    int64_t x =
-        tap_offset(outer, 1, o % outer->size[1], inner->stride[1]) + tap_offset(inner, 1, i % inner->size[1], 1);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, cols, middle, 0.5,
-                outer->taps + (o * outer->rows + first) * outer->cols, middle,
-                inner->taps + i * inner->rows * inner->cols, cols, 1, tap_at(joint, y, x) + first * cols, cols);
-  }
-}
-
-qb_status qb_kernel_compose(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip, qb_arena *arena,
-                            qb_kernel *joint, qb_error *error) {
-  enum { ROWS = 64 }; /* of one task: the result does not depend on the number of threads */
-  assert(inner->groups == 1 && outer->groups == 1 && outer->cols == inner->rows);
-  *joint = (qb_kernel){.rows = outer->rows, .cols = inner->cols, .groups = 1};
-  joint_lattice(inner, outer, skip, joint);
-  QB_TRY(allocate_taps(joint, arena, error));
-#pragma omp parallel for schedule(dynamic, 1) if (joint->rows > ROWS)
-  for (int64_t first = 0; first < joint->rows; first += ROWS)
-    add_products(inner, outer, joint, first, joint->rows - first < ROWS ? joint->rows - first : ROWS);
-  for (int64_t t = 0; skip != NULL && t < (int64_t)skip->size[0] * skip->size[1]; t++) {
-    double *tap = tap_at(joint, tap_offset(skip, 0, t / skip->size[1], 1), tap_offset(skip, 1, t % skip->size[1], 1));
-    for (int64_t i = 0; i < joint->rows * joint->cols; i++)
-      tap[i] += skip->taps[t * joint->rows * joint->cols + i];
-  }
   return QB_OK;
 }
 

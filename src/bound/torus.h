@@ -66,10 +66,17 @@ void qb_kernel_symbol(const qb_kernel *kernel, int32_t group, const qb_twiddles 
 QB_MUST_CHECK qb_status qb_kernel_scale(const qb_kernel *kernel, const double *row_factor, const double *column_factor,
                                         qb_arena *arena, qb_kernel *scaled, qb_error *error);
 
+/* Zeros for the taps of a kernel whose sizes are set. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_kernel_allocate(qb_kernel *kernel, qb_arena *arena, qb_error *error);
+
 /* skip + outer inner / 2 as one kernel with the stride of `inner`; `outer` has stride 1, skip may be NULL. One group
- * each, matching channels. The composition on a torus, without the crop between the two layers. QB_ERROR_MEMORY. */
+ * each, matching channels. The composition on a torus, without the crop between the two layers. *lost is a bound on
+ * the Frobenius norm of what rounding did to any symbol, for factors whose entries carry up to 6 roundings each.
+ * `values`: qb_kernel_compose_values doubles of working memory, not cleared. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_kernel_compose(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip,
-                                          qb_arena *arena, qb_kernel *joint, qb_error *error);
+                                          qb_arena *arena, double *values, qb_kernel *joint, double *lost,
+                                          qb_error *error);
+size_t qb_kernel_compose_values(const qb_kernel *inner, const qb_kernel *outer, const qb_kernel *skip);
 
 /* Upper bound on the Frobenius norm of any symbol: that of the matrix sum over taps |K|, the largest group's. */
 double qb_kernel_absolute_norm(const qb_kernel *kernel);

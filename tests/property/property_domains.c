@@ -146,7 +146,7 @@ static void every_planted_fault_is_noticed(void **state) {
     soundness check;
     uint64_t seed = 0;
     bool noticed = false;
-    if (fault >= QB_FAULT_SKIP_UNWEIGHTED && fault <= QB_FAULT_COARSE_GRID)
+    if (fault >= QB_FAULT_SKIP_UNWEIGHTED && fault <= QB_FAULT_NO_SINGLE_CHOLESKY)
       continue; /* rarely decide anything here: test_spectral and test_sigma have networks where they do */
     qb_bound_fault = (qb_fault)fault;
     for (; seed < FAULT_CASES && !noticed; seed++)

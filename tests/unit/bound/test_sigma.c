@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "bound/fault.h"
 #include "bound/sigma.h"
+#include "bound/sigma_internal.h"
 
 /* A dense real operator (rows, cols). */
 typedef struct dense {
@@ -189,6 +190,98 @@ static void a_coarse_grid_is_below_the_norm(void **state) {
   assert_true(sigma < 3.01 && truth > 3.6);
 }
 
+/* Compositions whose taps and Gram matrices both come from real points, on tori with more frequencies than samples. */
+static void composed_norms_match_the_dense_operator(void **state) {
+  (void)state;
+  qb_rng rng;
+  qb_rng_seed(&rng, 5, 0);
+  for (int test = 0; test < 12; test++) {
+    int32_t stride = 1 + test % 3 / 2;
+    int64_t in = 1 + test % 3, middle = 2 + test % 2, out = 1 + test % 2;
+    qb_kernel inner = random_kernel(&rng, middle, in, 3, 2 + test % 2, stride);
+    qb_kernel outer = random_kernel(&rng, out, middle, 3, 2 + test / 2 % 2, 1);
+    qb_kernel skip = random_kernel(&rng, out, in, 1, 1, stride);
+    inner.dilation[0] = outer.dilation[0] = 1;
+    qb_sigma_problem problem = {.inner = &inner,
+                                .outer = &outer,
+                                .skip = test % 4 == 0 ? NULL : &skip,
+                                .side = {stride * 11, stride * 10}};
+    int64_t half[2] = {11, 10};
+    dense a = dense_torus(&skip, problem.side), k1 = dense_torus(&inner, problem.side);
+    dense k2 = dense_torus(&outer, half), m = dense_product(&k2, &k1);
+    for (int64_t i = 0; i < m.rows * m.cols; i++)
+      m.at[i] = 0.5 * m.at[i] + (problem.skip == NULL ? 0 : a.at[i]);
+    double sigma = 0, guess = 0, truth = dense_norm(&m, &rng);
+    assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+    check(sigma, truth);
+    assert_int_equal(qb_sigma_estimate(&problem, &guess, NULL), QB_OK);
+    if (!(guess <= sigma * 1.00001 && guess >= truth * 0.5))
+      fail_msg("case %d: estimated %g, truth %g", test, guess, truth);
+    free(a.at), free(k1.at), free(k2.at), free(m.at);
+    free(inner.taps), free(outer.taps), free(skip.taps);
+  }
+}
+
+/* Every degree of the table of points, both orders of the product: K of 1 to 7 taps on a long torus. */
+static void every_degree_matches_the_dense_operator(void **state) {
+  (void)state;
+  qb_rng rng;
+  qb_rng_seed(&rng, 6, 0);
+  for (int test = 0; test < 28; test++) {
+    int32_t taps = 1 + test % 7;
+    qb_kernel k = random_kernel(&rng, 1 + test / 7 % 2, 1 + test / 14, taps, 1, 1);
+    k.dilation[0] = 1;
+    qb_sigma_problem problem = {.inner = &k, .side = {31, 1}};
+    dense d = dense_torus(&k, problem.side);
+    double sigma = 0;
+    assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
+    check(sigma, dense_norm(&d, &rng));
+    free(d.at);
+    free(k.taps);
+  }
+}
+
+enum { RANK_ONE = 48 };
+
+/* G = v v^H with |v|^2 = 1, packed. Its largest eigenvalue is 1 up to 1e-15. */
+static bool single_proves(qb_rng *rng, double shift) {
+  double v[RANK_ONE], length = 0, *re = calloc(RANK_ONE * (RANK_ONE + 1) / 2, sizeof *re);
+  double *im = calloc(RANK_ONE * (RANK_ONE + 1) / 2, sizeof *im);
+  sigma_plan plan = {.size = RANK_ONE, .entries = RANK_ONE * (RANK_ONE + 1) / 2, .count = 1};
+  sigma_grams grams = {.re = re, .im = im};
+  sigma_workspace w;
+  for (int i = 0; i < RANK_ONE; i++) {
+    v[i] = qb_rng_normal(rng);
+    length += v[i] * v[i];
+  }
+  for (int i = 0, at = 0; i < RANK_ONE; i++)
+    for (int j = 0; j <= i; j++, at++)
+      re[at] = v[i] * v[j] / length;
+  assert_true(sigma_workspace_create(&w, &plan, &grams));
+  bool proved = sigma_single_proves(&plan, &grams, 0, 1 + 1e-9, shift, &w);
+  sigma_workspace_free(&w);
+  free(re);
+  free(im);
+  return proved;
+}
+
+static void float32_proves_what_is_clear_and_no_more(void **state) {
+  (void)state;
+  qb_rng rng;
+  int noticed = 0;
+  qb_rng_seed(&rng, 7, 0);
+  for (int test = 0; test < 200; test++) {
+    double shift = 1 - exp2(-10 - test % 24); /* too small by 1e-3 to 1e-10 */
+    assert_false(single_proves(&rng, shift));
+    assert_true(single_proves(&rng, 1.01));
+    qb_bound_fault = QB_FAULT_NO_SINGLE_CHOLESKY;
+    noticed += single_proves(&rng, shift);
+    qb_bound_fault = QB_FAULT_NONE;
+  }
+  print_message("a factorisation without its rounding proved %d false statements\n", noticed);
+  assert_true(noticed > 0);
+}
+
 /* theory section 3.1: composing the kernels without the crop between them is not an upper bound of the zero-padded
  * product, but the torus form with the gate is. One axis, n = 3. */
 static void composed_kernel_needs_the_gated_crop(void **state) {
@@ -252,6 +345,9 @@ int main(void) {
       cmocka_unit_test(joint_operator_matches_the_dense_operator),
       cmocka_unit_test(interpolated_norms_match_the_dense_operator),
       cmocka_unit_test(a_coarse_grid_is_below_the_norm),
+      cmocka_unit_test(composed_norms_match_the_dense_operator),
+      cmocka_unit_test(every_degree_matches_the_dense_operator),
+      cmocka_unit_test(float32_proves_what_is_clear_and_no_more),
       cmocka_unit_test(composed_kernel_needs_the_gated_crop),
       cmocka_unit_test(extreme_kernels_are_handled),
   };
