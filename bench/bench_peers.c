@@ -265,6 +265,7 @@ static qb_bisection prove(const loaded_pair *p, const float *lo, const float *hi
   qb_ball_claim claim = {output, limit};
   qb_bisection_settings settings = qb_bisection_settings_default();
   settings.timeout_seconds = timeout;
+  settings.most_boxes = getenv("QBOUND_BOXES") == NULL ? 0 : atoll(getenv("QBOUND_BOXES"));
   double start = now();
   if (qb_ball_bisect(&p->pair, &domain, &claim, &settings, &result, &error) != QB_OK)
     stop("bisection", error.message);

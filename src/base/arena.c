@@ -88,6 +88,19 @@ void *qb_arena_alloc(qb_arena *arena, size_t count, size_t size) {
   return result;
 }
 
+void qb_arena_clear(qb_arena *arena) {
+  size_t bytes = 0;
+  if (arena->last != NULL && arena->last->previous == NULL) {
+    qb_arena_rewind(arena, (qb_arena_mark){arena->last, 0});
+    return;
+  }
+  for (const qb_arena_block *block = arena->last; block != NULL; block = block->previous)
+    bytes += block->capacity;
+  qb_arena_free(arena);
+  if (bytes > 0)
+    (void)add_block(arena, bytes); /* where there is no memory for it, the next allocation says so */
+}
+
 char *qb_arena_string(qb_arena *arena, const char *text, size_t length) {
   size_t size;
   if (!qb_size_add(length, 1, &size))

@@ -34,6 +34,10 @@ char *qb_arena_string(qb_arena *arena, const char *text, size_t length);
 /* A formatted string; NULL when memory is short. */
 char *qb_arena_format(qb_arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Forgets every allocation and keeps the memory for the next ones, as one block: for arenas that are filled alike again
+ * and again. */
+void qb_arena_clear(qb_arena *arena);
+
 qb_arena_mark qb_arena_get_mark(const qb_arena *arena);
 void qb_arena_rewind(qb_arena *arena, qb_arena_mark mark);
 

@@ -84,8 +84,9 @@ static qb_status load(qb_backward *backward, qb_error *error) {
   backward->row_cost = qb_alloc(values, sizeof *backward->row_cost);
   backward->reader_count = qb_alloc(values, sizeof *backward->reader_count);
   backward->readers = qb_alloc(values, sizeof *backward->readers);
+  backward->smear = qb_alloc(values, sizeof *backward->smear);
   if (backward->nodes == NULL || backward->crosses == NULL || backward->row_cost == NULL ||
-      backward->reader_count == NULL || backward->readers == NULL)
+      backward->reader_count == NULL || backward->readers == NULL || backward->smear == NULL)
     return qb_fail_memory(error, "backward relaxation", values * sizeof(double));
   for (qb_node_id id = 0; id < graph->node_count; id++) {
     if (backward->pair->value[graph->nodes[id].output] == QB_NONE)
@@ -126,14 +127,17 @@ void qb_backward_free(qb_backward *backward) {
   qb_free(backward->row_cost);
   qb_free(backward->reader_count);
   qb_free(backward->readers);
+  qb_free(backward->smear);
   qb_free(backward);
 }
 
 void qb_backward_begin(qb_backward *backward, const qb_box_result *box) {
   backward->box = box;
-  qb_arena_rewind(&backward->box_arena, (qb_arena_mark){0});
+  qb_arena_clear(&backward->box_arena);
   for (qb_node_id id = 0; id < backward->pair->quantized->node_count; id++)
     backward->nodes[id].ready = false;
+  for (qb_value_id v = 0; v < backward->pair->quantized->value_count; v++)
+    backward->smear[v] = NULL;
 }
 
 const qb_pair *qb_backward_pair(const qb_backward *backward) { return backward->pair; }
@@ -197,6 +201,15 @@ double *qb_walk_target(qb_walk *walk, qb_value_id value, int part, int64_t terms
   else
     walk->coefficient[part][value] = take_memory(walk, count, &walk->capacity[part][value]);
   return walk->coefficient[part][value];
+}
+
+bool qb_walk_rename(qb_walk *walk, qb_value_id y, qb_value_id x, int part) {
+  if (walk->coefficient[part][x] != NULL)
+    return false;
+  walk->coefficient[part][x] = walk->coefficient[part][y];
+  walk->capacity[part][x] = walk->capacity[part][y];
+  walk->coefficient[part][y] = NULL;
+  return true;
 }
 
 static void drop(qb_walk *walk, qb_value_id value) {
@@ -264,6 +277,21 @@ static qb_status walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
     drop(walk, y);
   }
   return QB_OK;
+}
+
+/* |coefficient| times width of every input, as shares of their sum. */
+static void remember_smear(const qb_walk *walk, const qb_rows *rows, int64_t first) {
+  qb_value_id input = walk->backward->pair->quantized->inputs[0];
+  const qb_box_track *x = &walk->backward->box->states[input].track[QB_TRACK_ORIGINAL];
+  int64_t n = elements(walk->backward, input);
+  for (int64_t r = 0; walk->coefficient[0][input] != NULL && r < walk->rows; r++) {
+    const double *c = walk->coefficient[0][input] + r * n;
+    double *smear = walk->backward->smear[rows->value] + rows->element[first + r] * n, sum = 0;
+    for (int64_t i = 0; i < n; i++)
+      sum += smear[i] = fabs(c[i]) * (x->hi[i] - x->lo[i]);
+    for (int64_t i = 0; sum > 0 && i < n; i++)
+      smear[i] /= sum;
+  }
 }
 
 static void empty(qb_walk *walk) {
@@ -342,9 +370,12 @@ static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
     call->missed += walk->rows;
     return QB_OK;
   }
+  walk->influence = call->influence == NULL ? NULL : call->influence + b * n;
   qb_status status = walk_back(walk, call->rows, first);
   if (status == QB_OK)
-    evaluate(walk, call->upper + first, call->influence == NULL ? NULL : call->influence + b * n);
+    evaluate(walk, call->upper + first, walk->influence);
+  if (status == QB_OK && call->rows->smear)
+    remember_smear(walk, call->rows, first);
   empty(walk);
   return status;
 }
@@ -378,6 +409,12 @@ qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *
   upper_call call =
       {.backward = backward, .rows = rows, .block = block, .blocks = blocks, .upper = upper, .error = error};
   QB_TRY(prepare(backward, rows->value, error));
+  if (rows->smear && backward->smear[rows->value] == NULL) {
+    size_t size = (size_t)(elements(backward, rows->value) * elements(backward, backward->pair->quantized->inputs[0]));
+    backward->smear[rows->value] = qb_arena_alloc(&backward->box_arena, size, sizeof(double));
+    if (backward->smear[rows->value] == NULL)
+      return qb_fail_memory(error, "rows of a relaxation", size * sizeof(double));
+  }
   if (influence != NULL) {
     size_t size = (size_t)(blocks * elements(backward, backward->pair->quantized->inputs[0]));
     call.influence = qb_alloc(size, sizeof *influence);

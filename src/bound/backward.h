@@ -33,12 +33,14 @@ typedef struct qb_rows {
   const double *sign;     /* (count) */
   const double *dense;    /* (count, elements of value) when element is NULL */
   bool joint;             /* planes for A y + D (y' - y) as a whole, per row: tighter and slower */
+  bool smear;             /* of unit rows: remember how much of each element's width is each input's */
   double deadline;        /* of qb_clock_seconds, 0: none. Rows that were not begun by then get infinity */
 } qb_rows;
 
 /* upper[i] >= row i over the box, at least as large as any value it takes. When `influence` (input elements) is not
- * NULL it receives how much each input's width contributes, summed over the rows. The result does not depend on the
- * number of threads. QB_ERROR_MEMORY. */
+ * NULL it receives how much each input's width contributes, summed over the rows: its share of the linear form at the
+ * input, and of what the planes of undecided elements are away from these, as far as `smear` was asked for them. The
+ * result does not depend on the number of threads. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                                           qb_error *error);
 

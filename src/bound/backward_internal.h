@@ -35,6 +35,7 @@ struct qb_backward {
   double *row_cost;        /* (value_count) */
   int32_t *reader_count;   /* (value_count) kinked nodes that read a value, and which */
   qb_node_id **readers;
+  double **smear;     /* (value_count) NULL or (elements, inputs), see qb_rows; from box_arena */
   int64_t missed;     /* rows that the last call did not begin in time */
   qb_arena arena;     /* weights */
   qb_arena box_arena; /* per box */
@@ -53,14 +54,18 @@ typedef struct qb_walk {
   size_t *capacity[2];           /* by value, of the coefficients' memory in doubles */
   double *spare[QB_WALK_SPARES]; /* memory of values that were left behind */
   size_t spare_capacity[QB_WALK_SPARES];
-  double *constant; /* (rows) */
-  double *lost;     /* (rows) bound on rounding so far */
+  double *constant;  /* (rows) */
+  double *lost;      /* (rows) bound on rounding so far */
+  double *influence; /* (inputs) or NULL */
   qb_error *error;
 } qb_walk;
 
 /* The coefficients over `value`, zeroed when there were none. When there were some, counts the rounding of adding to
  * them with up to `terms` more terms. NULL when memory is short. */
 double *qb_walk_target(qb_walk *walk, qb_value_id value, int part, int64_t terms);
+
+/* The coefficients over y become those over x, which has as many elements and none yet; false when it has some. */
+bool qb_walk_rename(qb_walk *walk, qb_value_id y, qb_value_id x, int part);
 
 /* Row i of constants grows by `value`. */
 void qb_walk_add_constant(qb_walk *walk, int64_t row, double value);

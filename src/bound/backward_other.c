@@ -10,6 +10,7 @@ typedef struct other_call {
   const qb_node *node, *partner;
   const qb_shape *shape; /* of the output */
   int64_t outputs;
+  bool same[2]; /* operands with as many elements as the output: index by index */
 } other_call;
 
 typedef qb_status (*other_rule)(const other_call *call);
@@ -93,13 +94,14 @@ static void account_sums(const other_call *call, int32_t slot, source_of from, i
   }
 }
 
-static qb_status gather(const other_call *call, int32_t slot, source_of from, double sign) {
+/* `last`: nothing else reads the rows. */
+static qb_status gather(const other_call *call, int32_t slot, source_of from, double sign, bool last) {
   qb_walk *walk = call->walk;
   qb_value_id x = call->node->inputs[slot];
   int64_t n = walk->backward->box->states[x].count;
   for (int part = 0; part < 2; part++) {
     const double *rows = rows_of(call, part);
-    if (rows == NULL)
+    if (rows == NULL || (last && from == from_same && sign == 1 && qb_walk_rename(walk, call->node->output, x, part)))
       continue;
     if (walk->coefficient[part][x] != NULL || n < call->outputs)
       account_sums(call, slot, from, part);
@@ -118,6 +120,8 @@ static qb_status gather(const other_call *call, int32_t slot, source_of from, do
 }
 
 static int64_t from_broadcast(const other_call *call, int32_t slot, int64_t i) {
+  if (call->same[slot])
+    return i;
   return qb_shape_broadcast_index(call->shape, &operand(call, slot)->shape, i);
 }
 
@@ -161,16 +165,16 @@ static int64_t from_concat(const other_call *call, int32_t slot, int64_t i) {
   return position < 0 || position >= part ? -1 : (i / (whole * inner) * part + position) * inner + i % inner;
 }
 
-static qb_status rule_reshape(const other_call *call) { return gather(call, 0, from_same, 1); }
-static qb_status rule_dequantize_linear(const other_call *call) { return gather(call, 0, from_same, 1); }
-static qb_status rule_transpose(const other_call *call) { return gather(call, 0, from_transpose, 1); }
+static qb_status rule_reshape(const other_call *call) { return gather(call, 0, from_same, 1, true); }
+static qb_status rule_dequantize_linear(const other_call *call) { return gather(call, 0, from_same, 1, true); }
+static qb_status rule_transpose(const other_call *call) { return gather(call, 0, from_transpose, 1, true); }
 
 static qb_status rule_concat(const other_call *call) {
   for (int32_t slot = 0; slot < call->node->input_count; slot++)
     if (operand(call, slot)->is_constant)
       return by_interval(call);
   for (int32_t slot = 0; slot < call->node->input_count; slot++)
-    QB_TRY(gather(call, slot, from_concat, 1));
+    QB_TRY(gather(call, slot, from_concat, 1, false));
   return QB_OK;
 }
 
@@ -188,7 +192,7 @@ static qb_status rule_pad(const other_call *call) {
     call->walk->lost[r] += qb_gamma(call->outputs + 4) * 1.01 * magnitude + DBL_MIN;
     qb_walk_add_constant(call->walk, r, sum);
   }
-  return gather(call, 0, from_pad, 1);
+  return gather(call, 0, from_pad, 1, true);
 }
 
 /* ----------------------------------------------------------------------------------------------------- arithmetic */
@@ -226,20 +230,19 @@ static double shift_of(const other_call *call, int32_t slot, const constant_pair
 /* y = x + c: k += A c + D (c' - c). */
 static qb_status add_constants(const other_call *call, int32_t slot, const constant_pair *pair, double sign) {
   qb_walk *walk = call->walk;
-  double *shift = qb_alloc((size_t)call->outputs, sizeof *shift), gamma = qb_gamma(call->outputs + 8) * 1.01;
+  double *shift = qb_alloc((size_t)(2 * call->outputs), sizeof *shift), gamma = qb_gamma(call->outputs + 8) * 1.01;
+  double *size = shift + call->outputs;
   if (shift == NULL)
     return out_of_memory(call);
   for (int part = 0; part < 2; part++) {
     const double *rows = rows_of(call, part);
     for (int64_t i = 0; rows != NULL && i < call->outputs; i++)
       shift[i] = sign * shift_of(call, slot, pair, part, i);
+    for (int64_t i = 0; i < call->outputs; i++)
+      size[i] = fabs(shift[i]);
     for (int64_t r = 0; rows != NULL && r < walk->rows; r++) {
       double sum = 0, magnitude = 0;
-      for (int64_t i = 0; i < call->outputs; i++) {
-        double term = shift[i] * rows[r * call->outputs + i];
-        sum += term;
-        magnitude += fabs(term);
-      }
+      qb_dense_account(call->outputs, rows + r * call->outputs, shift, size, &sum, &magnitude);
       walk->lost[r] += gamma * magnitude + DBL_MIN;
       qb_walk_add_constant(walk, r, sum);
     }
@@ -248,19 +251,23 @@ static qb_status add_constants(const other_call *call, int32_t slot, const const
   return QB_OK;
 }
 
+static double sign_of(const other_call *call, int32_t slot) {
+  return slot == 1 && call->node->op == QB_OP_SUB ? -1 : 1;
+}
+
 static qb_status rule_add(const other_call *call) {
   constant_pair pair;
   for (int32_t slot = 0; slot < 2; slot++)
     if (operand(call, slot)->is_constant && !constants_of(call, slot, &pair))
       return by_interval(call);
+  for (int32_t slot = 0; slot < 2; slot++)
+    if (operand(call, slot)->is_constant)
+      QB_TRY(add_constants(call, slot, &pair, sign_of(call, slot)));
   for (int32_t slot = 0; slot < 2; slot++) {
-    double sign = slot == 1 && call->node->op == QB_OP_SUB ? -1 : 1;
-    if (operand(call, slot)->is_constant) {
-      QB_TRY(add_constants(call, slot, &pair, sign));
-      continue;
-    }
     bool same = qb_shape_equal(&operand(call, slot)->shape, call->shape);
-    QB_TRY(gather(call, slot, same ? from_same : from_broadcast, sign));
+    if (!operand(call, slot)->is_constant)
+      QB_TRY(gather(call, slot, same ? from_same : from_broadcast, sign_of(call, slot),
+                    slot == 1 || operand(call, 1)->is_constant));
   }
   return QB_OK;
 }
@@ -481,5 +488,8 @@ qb_status qb_walk_other(qb_walk *walk, qb_node_id id) {
   other_call call = {.walk = walk, .node = node, .shape = &pair->quantized->values[node->output].shape};
   call.partner = pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]];
   call.outputs = walk->backward->box->states[node->output].count;
+  for (int32_t slot = 0; slot < 2 && slot < node->input_count; slot++)
+    call.same[slot] = node->inputs[slot] != QB_NONE &&
+                      (int64_t)qb_shape_elements(&pair->quantized->values[node->inputs[slot]].shape) == call.outputs;
   return rules[node->op](&call);
 }

@@ -9,6 +9,9 @@
 #include "base/error.h"
 #include "base/progress.h"
 
+/* Of so few inputs it is remembered which of them makes which element undecided. */
+enum { SMEARED_INPUTS = 16 };
+
 /* An interval of a difference that is wider than this share of the interval of x' loses too much in x + d. */
 static const double WIDE = 0.05;
 
@@ -88,6 +91,7 @@ typedef struct request {
   bool joint;
   double deadline;
   double *influence;
+  bool smear;
 } request;
 
 static qb_status ask(ball_call *call, const request *what, int64_t count, row_buffer *rows) {
@@ -100,6 +104,7 @@ static qb_status ask(ball_call *call, const request *what, int64_t count, row_bu
                      .element = rows->element + first,
                      .sign = rows->sign + first,
                      .joint = what->joint,
+                     .smear = what->smear,
                      .deadline = what->deadline};
     QB_TRY(qb_backward_upper(call->backward, &asked, rows->upper + first, what->influence, call->error));
     call->missed += qb_backward_missed(call->backward);
@@ -165,9 +170,11 @@ static void copy_intervals(const qb_box_state *state, const int64_t *element, in
 /* Undecided elements alone: what is decided on the way drops out. */
 static qb_status tighten_tracks(ball_call *call, qb_value_id value, int64_t *element, int64_t count) {
   request what = {.value = value, .track = QB_TRACK_ORIGINAL, .deadline = hidden_deadline(call)};
+  what.smear = call->box->states[call->pair->quantized->inputs[0]].count <= SMEARED_INPUTS;
   QB_TRY(tighten(call, &what, element, count));
   count = qb_backward_unstable(call->backward, value, element);
   what.track = QB_TRACK_DIFFERENCE;
+  what.smear = false;
   QB_TRY(tighten(call, &what, element, count));
   count = qb_backward_unstable(call->backward, value, element);
   what.track = QB_TRACK_QUANTIZED;

@@ -499,7 +499,8 @@ static const qb_value *original_constant(const box_call *call) {
 static operand_ranges read_operand(const box_call *call, int32_t slot, int64_t i) {
   const qb_value *value = operand(call, slot);
   operand_ranges r;
-  int64_t at = qb_shape_broadcast_index(call->shape, &value->shape, i);
+  bool same = qb_shape_equal(&value->shape, call->shape);
+  int64_t at = same ? i : qb_shape_broadcast_index(call->shape, &value->shape, i);
   if (!value->is_constant) {
     for (int track = 0; track < QB_TRACK_COUNT; track++)
       r.track[track] = (range){input(call, slot)->track[track].lo[at], input(call, slot)->track[track].hi[at]};
@@ -749,7 +750,7 @@ static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id
     QB_TRY(rules[node->op](&call));
   for (int64_t i = 0; !call.refused && i < call.y->count; i++)
     qb_box_meet(call.y, i);
-  qb_arena_rewind(scratch, (qb_arena_mark){0});
+  qb_arena_clear(scratch);
   *refused = call.refused;
   return QB_OK;
 }
