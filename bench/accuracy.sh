@@ -1,9 +1,10 @@
 #!/bin/sh
-# Accuracy of quantized networks: accuracy.sh BUILD_DIR [NETWORK..] writes bench/results/accuracy.csv. Networks and
-# images come from the folder QBOUND_DATA (default ../shared/data); without it nothing is done. With names, only those
-# networks are measured again and the other rows stay. Weight rounding is calibrated on training images and measured on
-# validation images that it never saw. cpu_s is the CPU time of quantizing, wall_s its wall time on whatever else the
-# machine did; accuracy.txt tells the machine and its load at the end. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
+# Accuracy of quantized networks: accuracy.sh BUILD_DIR [NETWORK [ROW..]].. writes bench/results/accuracy.csv. Networks
+# and images come from the folder QBOUND_DATA (default ../shared/data); without it nothing is done. With names, only those
+# networks are measured again and the other rows stay; with rows (none:adaround:4:channel:output:correct) behind a name,
+# only those. Weight rounding is calibrated on training images and measured on validation images that it never saw. cpu_s
+# is the CPU time of quantizing, wall_s its wall time on whatever else the machine did; accuracy.txt tells the machine and
+# its load at the end. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
 # network stand beside every number. The ResNet-18 weights were decoded from a product-quantized release.
 set -eu
 build=$1
@@ -11,7 +12,7 @@ shift
 data=${QBOUND_DATA:-../shared/data}
 out=bench/results
 [ -d "$data" ] || { echo "accuracy: skipped, there is no $data"; exit 0; }
-cmake --build "$build" --target bench_accuracy
+[ -n "${NO_BUILD:-}" ] || cmake --build "$build" --target bench_accuracy
 mkdir -p "$out"
 export OMP_WAIT_POLICY=passive
 header=network,equalize,scheme,bits,granularity,grid,bias,images,float_top1,top1,low95,high95,flips,wins,losses,mean_error
@@ -26,10 +27,10 @@ cifar() { # NAME ROW..: 512 of 2,000 training images
     "$data/cifar10/test_1000.bin" imagenet-norm "$@"
 }
 
-imagenet() { # NAME FILE ROW..: SAMPLES (default 256) training images, flips and shifts of them beyond 400
+imagenet() { # NAME FILE ROW..: SAMPLES (default 400) training images, flips and shifts of them beyond 400
   name=$1 file=$2
   shift 2
-  "$build/bench/bench_accuracy" "$name" "$data/imagenet/$file" "$data/imagenet/calibration" "${SAMPLES:-256}" \
+  "$build/bench/bench_accuracy" "$name" "$data/imagenet/$file" "$data/imagenet/calibration" "${SAMPLES:-400}" \
     "$data/imagenet/validation" imagenet-224 "$@"
 }
 
@@ -42,25 +43,55 @@ every() {
   done
 }
 
-measure() {
+rows() { # NETWORK
   case $1 in
-  resnet20 | resnet56) cifar "$1" $(every 8 4 3 2) ;;
-  mobilenetv2) imagenet "$1" mobilenetv2_imagenet_folded.onnx none:nearest:8:tensor:minmax range:nearest:8:tensor:minmax \
-    range:nearest:8:tensor:minmax:correct $(every 4 3) ;;
-  resnet18) imagenet "$1" resnet18_pqf_imagenet_bn.onnx.gz $(every 8 4 3 2) ;;
-  *) echo "accuracy: no network '$1'" >&2; return 2 ;;
+  mobilenetv2) echo range:nearest:8:tensor:minmax range:nearest:8:tensor:minmax:correct range:nearest:4:channel:minmax ;;
+  *) echo range:nearest:8:tensor:minmax range:nearest:4:channel:minmax ;;
+  esac
+  every 8 4 3 2
+}
+
+measure() { # NETWORK ROW..
+  network=$1
+  shift
+  case $network in
+  resnet20 | resnet56) cifar "$network" "$@" ;;
+  mobilenetv2) imagenet "$network" mobilenetv2_imagenet_folded.onnx "$@" ;;
+  resnet18) imagenet "$network" resnet18_pqf_imagenet_bn.onnx.gz "$@" ;;
+  *) echo "accuracy: no network '$network'" >&2; return 2 ;;
   esac
 }
 
-[ $# -gt 0 ] || set -- resnet20 resnet56 mobilenetv2 resnet18
-for network; do
-  measure "$network" >"$table.part"
-  { grep -v "^$network," "$table" || true; cat "$table.part"; } >"$table.new"
+# Replaces the lines of `table` that $table.part has too, the first eight fields but the number of images; new ones go
+# behind the network's others.
+merge() {
+  awk -F , 'function key() { return $1 "," $2 "," $3 "," $4 "," $5 "," $6 "," $7 }
+    FNR == 1 { file++ }
+    file == 1 { new[key()] = $0; order[++count] = key(); network = $1; next }
+    network == last && $1 != network { rest() }
+    { last = $1; if (key() in new) { if (!(key() in done)) print new[key()]; done[key()] = 1 } else print }
+    function rest(  i) { for (i = 1; i <= count; i++) if (!(order[i] in done)) { print new[order[i]]; done[order[i]] = 1 } }
+    END { rest() }' "$table.part" "$table" >"$table.new"
   mv "$table.new" "$table"
-  { grep -v "^$network:" "$out/accuracy.txt" 2>/dev/null || true
-    echo "$network: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) threads, load $(cut -d ' ' -f 1 /proc/loadavg)"
+  { grep -v "^$1:" "$out/accuracy.txt" 2>/dev/null || true
+    echo "$1: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) threads, load $(cut -d ' ' -f 1 /proc/loadavg)"
   } >"$table.new"
   mv "$table.new" "$out/accuracy.txt"
   rm -f "$table.part"
-  echo "accuracy: $network done"
+}
+
+[ $# -gt 0 ] || set -- resnet20 resnet56 mobilenetv2 resnet18
+while [ $# -gt 0 ]; do
+  network=$1 wanted=
+  shift
+  while [ $# -gt 0 ] && [ "$1" != "${1#*:}" ]; do
+    wanted="$wanted $1"
+    shift
+  done
+  # shellcheck disable=SC2046,SC2086
+  measure "$network" ${wanted:-$(rows "$network")} | while read -r line; do # each is kept once it is there
+    echo "$line" >"$table.part"
+    merge "$network"
+    echo "$line"
+  done
 done

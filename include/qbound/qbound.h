@@ -327,7 +327,8 @@ typedef struct qb_quantize_settings {
   bool bias_absorption;  /* biases of channels that are hardly ever below c > 0 move into the next layer: c is mean - 3
                           * deviations of BatchNormalization, or the smallest value on calibration samples. The function
                           * changes where a channel does fall below c. Default false */
-  double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean; default 0.01 */
+  double damping;        /* added to the diagonal of the inputs' second moments, as a share of its mean, times 1 + 50 x
+                          * (weights of an output / positions that entered); default 0.01 */
   bool activation_order; /* QB_SCHEME_GPTQ fixes columns with large inputs first; default true */
 } qb_quantize_settings;
 

@@ -17,6 +17,7 @@
 
 /* Layers with longer rows would need more than MATRIX_LIMIT bytes of statistics. */
 enum { BATCH = 16 };
+static const double scarcity = 50; /* of samples, see damping_of */
 static const size_t matrix_limit = (size_t)6 << 30;
 
 /* ------------------------------------------------------------------------------------------------------- calibrator */
@@ -121,6 +122,15 @@ qb_grid *qb_calibrated_grids(const calibrated_layer *layer, qb_grid *grids, size
   return grids + (layer->codes->cut.count == 1 ? 0 : group * layer->gram->rows);
 }
 
+/* Damping as a share of the mean diagonal: more where few samples stand against many weights. Their moments fit
+ * themselves and not the inputs to come: ResNet-18 at 4 bits, 300 images, changes other images' outputs 16 % less with
+ * a share of 0.3 than with 0.01; ResNet-20 with 30 times more samples than weights gains nothing. */
+static double damping_of(const calibrated_layer *layer) {
+  const qb_gram *gram = layer->gram;
+  double weights_a_sample = gram->columns > 0 ? (double)gram->length / (double)gram->columns : 0;
+  return layer->calibrator->settings.damping * (1 + scarcity * weights_a_sample);
+}
+
 qb_status qb_calibrated_load(calibrated_layer *layer, size_t group, qb_error *error) {
   if (layer->loaded == (int64_t)group)
     return QB_OK;
@@ -131,7 +141,7 @@ qb_status qb_calibrated_load(calibrated_layer *layer, size_t group, qb_error *er
   layer->loaded = -1;
   QB_TRY(qb_rounding_create(gram->rows, gram->length, layer->weights + rows,
                             gram->h + group * gram->length * gram->length, gram->r + rows, layer->inherited,
-                            settings->damping, settings->activation_order, &layer->problem, error));
+                            damping_of(layer), settings->activation_order, &layer->problem, error));
   layer->problem.shared_grid = layer->codes->cut.count == 1;
   layer->loaded = (int64_t)group;
   return QB_OK;
