@@ -1,6 +1,7 @@
 /* One pass over the quantized graph; after each node the layerwise ranges limit what its rule found. */
 #include "bound/elementwise.h"
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "bound/elementwise_internal.h"
 
@@ -122,7 +123,7 @@ static void adopt_exponent(const qb_bound_state *range, qb_elementwise_state *st
 }
 
 static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwise *layerwise,
-                            qb_elementwise *elementwise, qb_arena *scratch, qb_error *error) {
+                            qb_elementwise *elementwise, qb_arena *scratch, element_buffer *buffer, qb_error *error) {
   const qb_node *node = &pair->quantized->nodes[id];
   const qb_bound_state *range = &layerwise->states[node->output];
   qb_elementwise_state *y = &elementwise->states[node->output];
@@ -137,6 +138,7 @@ static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwi
                        .y = y,
                        .shape = shape,
                        .scratch = scratch,
+                       .buffer = buffer,
                        .error = error};
   qb_linear linear;
   qb_arena_mark mark = qb_arena_get_mark(scratch);
@@ -158,7 +160,7 @@ static qb_magnitude largest_error(const qb_elementwise_state *state) {
 }
 
 static qb_status walk(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
-                      qb_elementwise *elementwise, qb_arena *scratch, qb_error *error) {
+                      qb_elementwise *elementwise, qb_arena *scratch, element_buffer *buffer, qb_error *error) {
   const qb_graph *graph = pair->quantized;
   QB_TRY(qb_bound_check_environment(error));
   elementwise->states = qb_arena_alloc(&elementwise->arena, (size_t)graph->value_count, sizeof *elementwise->states);
@@ -166,7 +168,7 @@ static qb_status walk(const qb_pair *pair, const qb_domain *domain, const qb_lay
     return qb_fail_memory(error, "elementwise bound", (size_t)graph->value_count * sizeof *elementwise->states);
   QB_TRY(input_state(pair, domain, elementwise, error));
   for (qb_node_id id = 0; id < graph->node_count; id++)
-    QB_TRY(bound_node(pair, id, layerwise, elementwise, scratch, error));
+    QB_TRY(bound_node(pair, id, layerwise, elementwise, scratch, buffer, error));
   elementwise->bound = qb_magnitude_zero();
   for (int32_t k = 0; k < graph->output_count; k++)
     elementwise->bound = qb_magnitude_max(elementwise->bound, largest_error(&elementwise->states[graph->outputs[k]]));
@@ -179,7 +181,9 @@ qb_status qb_elementwise_bound(const qb_pair *pair, const qb_domain *domain, con
   *elementwise = (qb_elementwise){0};
   qb_arena_init(&elementwise->arena);
   qb_arena_init(&scratch);
-  qb_status status = walk(pair, domain, layerwise, elementwise, &scratch, error);
+  element_buffer buffer = {NULL, 0};
+  qb_status status = walk(pair, domain, layerwise, elementwise, &scratch, &buffer, error);
+  qb_free(buffer.data);
   qb_arena_free(&scratch);
   return status;
 }

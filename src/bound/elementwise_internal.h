@@ -5,6 +5,12 @@
 #include "bound/elementwise.h"
 #include "bound/fault.h"
 
+/* Working memory that layers share: handed back and taken again it would be cleared page by page. */
+typedef struct element_buffer {
+  float *data;
+  size_t count;
+} element_buffer;
+
 /* A rule fills y->limit and y->exponent; `limit` is allocated. Where it knows nothing it leaves infinity, which the
  * layerwise ranges then limit. */
 typedef struct element_call {
@@ -17,6 +23,7 @@ typedef struct element_call {
   bool from_ranges;      /* set by a rule that knows nothing: the exponent is to be that of the layerwise ranges */
   const qb_shape *shape; /* of the output */
   qb_arena *scratch;     /* emptied after the rule */
+  element_buffer *buffer;
   qb_error *error;
 } element_call;
 
