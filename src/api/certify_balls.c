@@ -56,6 +56,7 @@ static qb_status search_ball(balls_call *b, qb_search_result *found) {
   how.seed = settings->seed;
   how.threads = settings->threads;
   how.output = settings->output;
+  how.timeout_seconds = settings->timeout_seconds;
   how.data = starts;
   how.data_count = b->has_found ? 2 : 1;
   return qb_search_lower(&b->c->model->graph, &b->c->quantized->graph, b->domain.lo, b->domain.hi, &how, NULL, found,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/rng.h"
 #include "search/gradient.h"
@@ -30,6 +31,7 @@ typedef struct search {
   qb_error *error;
   int64_t inputs, outputs;
   int32_t batch, rounds, steps; /* inputs per run, runs, gradient steps in all */
+  double deadline;              /* of qb_clock_seconds, 0: none */
   qb_run *run[2];
   float *points;                 /* (batch, inputs) */
   candidate best[PROVED_INPUTS]; /* largest differences found, best first */
@@ -51,6 +53,8 @@ void qb_search_result_free(qb_search_result *result) {
 
 /* -------------------------------------------------------------------------------------------------------- setting up
  */
+
+static bool is_late(const search *s) { return s->deadline > 0 && qb_clock_seconds() > s->deadline; }
 
 static double macs_of(const qb_graph *graph) {
   double macs = 1;
@@ -307,14 +311,14 @@ static qb_status climb_step(search *s, climber *c, float rate) {
 /* From the best input, then from other starts; steps shrink from a third of the box to a hundredth. */
 static qb_status climb_all(search *s, climber *c) {
   int32_t steps = s->steps < CLIMB_STEPS ? s->steps : CLIMB_STEPS;
-  for (int32_t done = 0; done + steps <= s->steps; done += steps) {
+  for (int32_t done = 0; done + steps <= s->steps && !is_late(s); done += steps) {
     if (!qb_progress_report(s->progress, "climbing to large errors", done, s->steps))
       return qb_fail(s->error, QB_ERROR_INTERRUPTED, "the search was stopped");
     if (done == 0)
       copy_point(s, c->x, s->best[0].x);
     else
       start_point(s, 3 + done, c->x);
-    for (int32_t i = 0; i < steps; i++)
+    for (int32_t i = 0; i < steps && !is_late(s); i++)
       QB_TRY(climb_step(s, c, 0.33f * powf(0.03f, (float)i / (float)steps)));
   }
   return QB_OK;
@@ -350,7 +354,7 @@ static qb_status climb(search *s) {
 
 static qb_status ascend(search *s) {
   int64_t next = 0;
-  for (int32_t round = 0; round < s->rounds; round++) {
+  for (int32_t round = 0; round < s->rounds && !is_late(s); round++) {
     bool improved;
     if (!qb_progress_report(s->progress, "searching for large errors", round, s->rounds))
       return qb_fail(s->error, QB_ERROR_INTERRUPTED, "the search was stopped");
@@ -528,6 +532,7 @@ qb_status qb_search_lower(const qb_graph *original, const qb_graph *quantized, c
               .settings = settings,
               .progress = progress,
               .result = result,
+              .deadline = settings->timeout_seconds > 0 ? qb_clock_seconds() + settings->timeout_seconds : 0,
               .error = error};
   qb_status status = search_and_prove(&s);
   destroy(&s);

@@ -19,6 +19,8 @@ typedef struct qb_search_settings {
   uint64_t seed;     /* default 0: the same seed finds the same inputs */
   const float *data; /* (data_count, elements) inputs to start from, default NULL; moved into the box */
   int64_t data_count;
+  double timeout_seconds; /* begins no further step or run after so long; what was found is proved all the same. 0
+                             (default): never */
 } qb_search_settings;
 
 typedef struct qb_search_result {

@@ -104,15 +104,25 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   qb_error error;
   qb_backward *backward;
   qb_ball ball;
-  qb_box_result box;
+  qb_box_result box, around = {0};
   qb_ball_settings settings = qb_ball_settings_default();
   outcome result = {0};
   settings.joint = qb_rng_below(rng, 2) == 0;
   merge_activations(network, rng);
+  bool inside = qb_rng_below(rng, 3) == 0; /* as a half of a box around it: with what is known there */
+  if (qb_backward_create(&network->pair, &backward, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  if (inside) {
+    shrink_domain(&network->domain, rng);
+    if (qb_bound_ball_kept(backward, &network->domain, &settings, &ball, &around, &error) != QB_OK)
+      fail_msg("%s", error.message);
+    settings.known = ball.applies ? &around : NULL;
+    settings.hidden_work = qb_rng_below(rng, 2) == 0 ? 0 : settings.hidden_work;
+    qb_ball_free(&ball);
+  }
   shrink_domain(&network->domain, rng);
   result.absorbed = network->pair.absorbed > 0;
-  if (qb_backward_create(&network->pair, &backward, &error) != QB_OK ||
-      qb_bound_ball_kept(backward, &network->domain, &settings, &ball, &box, &error) != QB_OK)
+  if (qb_bound_ball_kept(backward, &network->domain, &settings, &ball, &box, &error) != QB_OK)
     fail_msg("%s", error.message);
   *check = (soundness){.pair = &network->pair, .box = &box};
   result.applies = ball.applies;
@@ -129,6 +139,7 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   }
   qb_ball_free(&ball);
   qb_box_result_free(&box);
+  qb_box_result_free(&around);
   qb_backward_free(backward);
   return result;
 }

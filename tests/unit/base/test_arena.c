@@ -38,6 +38,27 @@ static void rewind_gives_the_same_memory_back(void **state) {
   qb_arena_free(&arena);
 }
 
+static void clearing_keeps_the_memory_in_one_block(void **state) {
+  (void)state;
+  qb_arena arena;
+  qb_arena_init(&arena);
+  qb_arena_clear(&arena);
+  for (int round = 0; round < 3; round++) {
+    unsigned char *blocks[3];
+    long live = qb_alloc_live();
+    for (int i = 0; i < 3; i++) {
+      blocks[i] = qb_arena_alloc(&arena, 100000, 1);
+      assert_non_null(blocks[i]);
+      assert_true(blocks[i][0] == 0 && blocks[i][99999] == 0);
+      memset(blocks[i], 7, 100000);
+    }
+    if (round > 0) /* served by what was kept */
+      assert_int_equal(qb_alloc_live(), live);
+    qb_arena_clear(&arena);
+  }
+  qb_arena_free(&arena);
+}
+
 static void overflow_and_exhaustion_give_null(void **state) {
   (void)state;
   qb_arena arena;
@@ -57,6 +78,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(blocks_are_aligned_and_zeroed),
       cmocka_unit_test(rewind_gives_the_same_memory_back),
+      cmocka_unit_test(clearing_keeps_the_memory_in_one_block),
       cmocka_unit_test(overflow_and_exhaustion_give_null),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

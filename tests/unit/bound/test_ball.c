@@ -186,6 +186,45 @@ static void threads_do_not_matter(void **state) {
   qb_graph_free(&quantized);
 }
 
+/* With no time at all: plain intervals, nothing half done, and said so. */
+static void without_time_intervals_remain(void **state) {
+  (void)state;
+  qb_graph original = wide_network(5, 0), quantized = wide_network(5, 0.001);
+  qb_pair pair = network_pair(&original, &quantized);
+  qb_error error;
+  qb_backward *backward;
+  float lo[20], hi[20];
+  for (int i = 0; i < 20; i++) {
+    lo[i] = -0.3F;
+    hi[i] = 0.2F;
+  }
+  qb_domain domain = {20, lo, hi};
+  qb_ball_settings settings = qb_ball_settings_default();
+  qb_ball hurried, full;
+  qb_box_result box;
+  settings.decide = true;
+  assert_int_equal(qb_backward_create(&pair, &backward, &error), QB_OK);
+  assert_int_equal(qb_bound_ball(backward, &domain, &settings, &full, &error), QB_OK);
+  settings.timeout_seconds = 1e-9;
+  assert_int_equal(qb_bound_ball(backward, &domain, &settings, &hurried, &error), QB_OK);
+  assert_int_equal(qb_bound_box(&pair, &domain, &box, &error), QB_OK);
+  const qb_box_track *d = &box.states[quantized.outputs[0]].track[QB_TRACK_DIFFERENCE];
+  assert_true(hurried.applies && hurried.hidden_skipped > 0 && full.hidden_skipped == 0);
+  for (qb_node_id n = 0; n < quantized.node_count; n++)
+    assert_false(hurried.relaxed[n]);
+  for (int k = 0; k < 3; k++) {
+    assert_true(hurried.difference[k].lo == d->lo[k] && hurried.difference[k].hi == d->hi[k]);
+    assert_true(full.difference[k].lo > d->lo[k] && full.difference[k].hi < d->hi[k]);
+  }
+  qb_box_result_free(&box);
+  qb_ball_free(&hurried);
+  qb_ball_free(&full);
+  qb_backward_free(backward);
+  network_pair_free(&pair);
+  qb_graph_free(&original);
+  qb_graph_free(&quantized);
+}
+
 /* y' - y = relu(x) / 2 on [-1, 1]: one box cannot prove |y' - y| <= 0.51 below, halves can; 0.49 is false. */
 static void cutting_proves_what_one_box_cannot(void **state) {
   (void)state;
@@ -203,6 +242,7 @@ static void cutting_proves_what_one_box_cannot(void **state) {
     assert_int_equal(qb_ball_bisect(&pair, &domain, &(qb_ball_claim){0, 0.49}, &settings, &no, &error), QB_OK);
     assert_true(yes.proved && yes.open == 0 && yes.range.hi <= 0.5001 && yes.range.hi >= 0.5 && yes.range.lo <= 0);
     assert_true(!no.proved && no.open > 0 && no.range.hi >= 0.5);
+    assert_true(!yes.refuted);
   }
   qb_bisection none;
   qb_bisection_settings settings = qb_bisection_settings_default();
@@ -214,10 +254,10 @@ static void cutting_proves_what_one_box_cannot(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(active_neurons_are_exact),           cmocka_unit_test(undecided_neurons_use_planes),
-      cmocka_unit_test(correlated_differences_cancel),      cmocka_unit_test(decisions),
-      cmocka_unit_test(quantizers_replace_the_activation),  cmocka_unit_test(threads_do_not_matter),
-      cmocka_unit_test(cutting_proves_what_one_box_cannot),
+      cmocka_unit_test(active_neurons_are_exact),          cmocka_unit_test(undecided_neurons_use_planes),
+      cmocka_unit_test(correlated_differences_cancel),     cmocka_unit_test(decisions),
+      cmocka_unit_test(quantizers_replace_the_activation), cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(without_time_intervals_remain),     cmocka_unit_test(cutting_proves_what_one_box_cannot),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
