@@ -20,7 +20,7 @@ NETWORKS = [
     ("mnist/mlp9_mnist.onnx", "unit", {}),
     ("mnist/mlp11_mnist.onnx", "unit", {}),
 ]
-METHODS = ["cnn", "chain_unsummed", "layerwise", "elementwise", "two_stage", "interval", "spectral", "best"]
+METHODS = ["cnn", "chain_unsummed", "layerwise", "elementwise", "two_stage", "interval", "spectral", "product", "best"]
 
 
 def log10_of(bounds, name):

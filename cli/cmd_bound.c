@@ -51,7 +51,8 @@ static const struct argp_option bound_options[] = {
      "The inputs are a box from a file: VNNLIB input bounds, or CSV with columns lo0.. hi0..", 0},
     {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
-     "Proved bounds: layerwise (default), elementwise, two_stage, interval, spectral, or all; spectral takes minutes "
+     "Proved bounds: layerwise (default), elementwise, two_stage, interval, spectral, product, or all; spectral takes "
+     "minutes "
      "for each "
      "width of a "
      "large network",

@@ -52,8 +52,9 @@ static const struct argp_option certify_options[] = {
      "The inputs are a box from a file: VNNLIB input bounds, or CSV with columns lo0.. hi0..", 0},
     {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
-     "layerwise, elementwise, two_stage, interval, spectral, bisection, or all; the smallest bound counts (default: "
-     "layerwise,interval,spectral, which `qbound check` recomputes, and bisection where ten inputs or fewer vary)",
+     "layerwise, elementwise, two_stage, interval, spectral, product, bisection, or all; the smallest bound counts "
+     "(default: "
+     "layerwise,interval,spectral,product, and bisection where ten inputs or fewer vary)",
      0},
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
@@ -250,7 +251,8 @@ static bool is_reached(const qb_certificate *certificate, const certify_argument
 }
 
 static const char *what_check_does(const qb_certificate *certificate) {
-  static const char *const recomputed[] = {"layerwise", "interval", "spectral", NULL};
+  static const char *const recomputed[] = {"layerwise", "elementwise", "two_stage", "interval",
+                                           "spectral",  "product",     NULL};
   const char *method = certificate->has_worst_case ? certificate->worst_case.method : NULL;
   bool known = method == NULL;
   for (int i = 0; method != NULL && recomputed[i] != NULL; i++)

@@ -454,8 +454,9 @@ typedef struct qb_bound_settings {
   const char *box;        /* QB_DOMAIN_FILE: path */
   int64_t box_row;        /* which data row of a CSV, from 0; default -1: the file must hold one box */
   qb_bound_conventions conventions;
-  const char *methods; /* graph bounds, joined by commas: layerwise, interval, spectral; "all"; default "layerwise".
-                        * spectral takes minutes on large networks. The published bounds are always computed */
+  const char *methods; /* graph bounds, joined by commas: layerwise, elementwise, two_stage, interval, spectral,
+                        * product; "all"; default "layerwise". spectral takes minutes on large networks. The published
+                        * bounds are always computed */
   int threads;         /* 0 (default): all cores */
 } qb_bound_settings;
 
@@ -578,12 +579,12 @@ typedef struct qb_certify_settings {
   double lo, hi;          /* QB_DOMAIN_BOX */
   const char *box;        /* QB_DOMAIN_FILE: path */
   int64_t box_row;        /* which data row of a CSV, from 0; default -1: the file must hold one box */
-  const char *methods; /* "layerwise", "elementwise", "two_stage", "interval", "spectral", "bisection" (domains in which
-                        * at most ten inputs vary), joined by commas, or "all"; the smallest bound counts. Default NULL:
-                        * layerwise, interval, spectral, which qb_check recomputes, and bisection */
-  int64_t output;      /* the one output element that counts; default -1: all */
-  bool search;         /* look for inputs with a large error, which bound the worst case from below; default true */
-  const qb_data *data; /* inputs that the search starts from; default NULL */
+  const char *methods;    /* "layerwise", "elementwise", "two_stage", "interval", "spectral", "product", "bisection"
+                           * (domains in which at most ten inputs vary), joined by commas, or "all"; the smallest bound
+                           * counts. Default NULL: layerwise, interval, spectral, product, bisection */
+  int64_t output;         /* the one output element that counts; default -1: all */
+  bool search;            /* look for inputs with a large error, which bound the worst case from below; default true */
+  const qb_data *data;    /* inputs that the search starts from; default NULL */
   const qb_data *statistical; /* held-out inputs: also claim what they show about fresh ones; default NULL */
   double confidence;          /* of the statistical claim, in (0, 1); default 0.99 */
   int64_t candidates;         /* quantized networks that were tried on these inputs, this one included; default 1 */

@@ -19,10 +19,10 @@
 
 static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE,
                                                                       QB_BOUND_TWO_STAGE, QB_BOUND_INTERVAL,
-                                                                      QB_BOUND_SPECTRAL};
+                                                                      QB_BOUND_SPECTRAL,  QB_BOUND_PRODUCT};
 
 /* The others are never below `interval` by much, or rarely apply. */
-static const char *const default_methods = "layerwise,interval,spectral,bisection";
+static const char *const default_methods = "layerwise,interval,spectral,product,bisection";
 
 /* Cutting up a box of few inputs is a method of certificates alone: it needs a lower side and a timeout. */
 static const char *const bisection = "bisection";
@@ -46,7 +46,7 @@ static qb_status parse_methods(const char *given, uint32_t *methods, qb_error *e
       return qb_fail(error, QB_ERROR_ARGUMENT,
                      "'%s' is not a method or a list of methods: valid are layerwise, elementwise, two_stage, "
                      "interval, "
-                     "spectral, bisection, all",
+                     "spectral, product, bisection, all",
                      text);
     *methods |= found;
     at = at[length] == ',' ? at + length + 1 : NULL;

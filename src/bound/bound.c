@@ -11,6 +11,7 @@
 #include "bound/chain.h"
 #include "bound/elementwise.h"
 #include "bound/layerwise.h"
+#include "bound/domain_product.h"
 #include "bound/published.h"
 #include "bound/spectral.h"
 #include "bound/two_stage.h"
@@ -212,12 +213,20 @@ static qb_status evaluate_interval(const qb_bounder *bounder, const qb_pair *pai
   return status;
 }
 
-static qb_status evaluate_spectral(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
+/* Spectral, and the product with its norms. */
+static qb_status evaluate_norms(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds, qb_error *error) {
   qb_spectral_settings settings;
   qb_spectral_result result;
   qb_spectral_settings_default(&settings);
   qb_status status = qb_bound_spectral(pair, &bounder->domain, &settings, &result, error);
-  bounds->bound[QB_BOUND_SPECTRAL] = result.bound;
+  if (wanted(bounder, QB_BOUND_SPECTRAL))
+    bounds->bound[QB_BOUND_SPECTRAL] = result.bound;
+  if (status == QB_OK && wanted(bounder, QB_BOUND_PRODUCT)) {
+    qb_product product;
+    status = qb_bound_product(pair, &bounder->domain, &result, &product, error);
+    bounds->bound[QB_BOUND_PRODUCT] = product.bound;
+    qb_product_free(&product);
+  }
   qb_spectral_result_free(&result);
   return status;
 }
@@ -230,10 +239,9 @@ static qb_status evaluate_two_stage(const qb_bounder *bounder, const qb_pair *pa
 typedef qb_status (*evaluate_function)(const qb_bounder *bounder, const qb_pair *pair, qb_bounds *bounds,
                                        qb_error *error);
 
-/* The graph bounds; the published ones come together, and so do layerwise and elementwise. */
-static const evaluate_function evaluators[QB_BOUND_COUNT] = {[QB_BOUND_TWO_STAGE] = evaluate_two_stage,
-                                                             [QB_BOUND_INTERVAL] = evaluate_interval,
-                                                             [QB_BOUND_SPECTRAL] = evaluate_spectral};
+/* The graph bounds; the published ones come together, and so do layerwise and elementwise, spectral and product. */
+static const evaluate_function evaluators[QB_BOUND_COUNT] =
+    {[QB_BOUND_TWO_STAGE] = evaluate_two_stage, [QB_BOUND_INTERVAL] = evaluate_interval};
 
 static void choose_best(qb_bounds *bounds) {
   qb_bound *best = &bounds->bound[QB_BOUND_BEST];
@@ -258,6 +266,8 @@ qb_status qb_bounder_evaluate(const qb_bounder *bounder, const qb_pair *pair, qb
     else if (evaluators[m] != NULL)
       QB_TRY(evaluators[m](bounder, pair, bounds, error));
   }
+  if (wanted(bounder, QB_BOUND_SPECTRAL) || wanted(bounder, QB_BOUND_PRODUCT))
+    QB_TRY(evaluate_norms(bounder, pair, bounds, error));
   choose_best(bounds);
   return QB_OK;
 }

@@ -53,7 +53,8 @@ typedef struct qb_bound {
   X(ELEMENTWISE, "elementwise", true)        \
   X(TWO_STAGE, "two_stage", true)            \
   X(INTERVAL, "interval", true)              \
-  X(SPECTRAL, "spectral", true)
+  X(SPECTRAL, "spectral", true)              \
+  X(PRODUCT, "product", true)
 
 typedef enum qb_bound_method {
 #define X(ID, NAME, IS_GRAPH) QB_BOUND_##ID,

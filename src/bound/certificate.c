@@ -9,7 +9,11 @@
 #include "bound/box.h"
 #include "bound/elementwise.h"
 #include "bound/layerwise.h"
+#include "bound/domain_product.h"
 #include "bound/two_stage.h"
+
+/* The product is never above interval and spectral; for less than this, a certificate keeps the simpler method. */
+#define WORTH_A_WITNESS 0.999
 
 typedef struct task {
   const qb_pair *pair;
@@ -177,12 +181,41 @@ static qb_status try_interval(task *t) {
   return status;
 }
 
-static qb_status try_spectral(task *t) {
+static qb_status use_product(task *t, const qb_product *product) {
+  qb_bound bound = product->bound;
+  double largest = 0;
+  for (int64_t k = 0; bound.applies && k < product->count; k++)
+    largest = counts(t, k) ? fmax(largest, qb_interval_magnitude(product->difference[k])) : largest;
+  bound.value = qb_magnitude_from_double(largest);
+  double best = t->worst->proved ? qb_magnitude_to_double(t->worst->bound) : INFINITY;
+  if (bound.applies && largest > WORTH_A_WITNESS * best) {
+    t->worst->outcomes[t->worst->count++] = (qb_method_outcome){QB_BOUND_PRODUCT, bound};
+    return QB_OK;
+  }
+  if (!keep_best(t, QB_BOUND_PRODUCT, &bound))
+    return QB_OK;
+  t->worst->has_spectral = true;
+  QB_TRY(new_outputs(t));
+  for (int64_t k = 0; k < product->count; k++)
+    t->worst->outputs[k] = (qb_output_range){product->difference[k].lo, product->difference[k].hi};
+  return QB_OK;
+}
+
+/* The product takes the norms of spectral, which are therefore its witness as well. */
+static qb_status try_norms(task *t) {
   qb_spectral_settings settings;
+  qb_product product;
   qb_spectral_settings_default(&settings);
   QB_TRY(qb_bound_spectral(t->pair, t->domain, &settings, &t->worst->spectral, t->error));
-  t->worst->has_spectral = keep_best(t, QB_BOUND_SPECTRAL, &t->worst->spectral.bound);
-  return QB_OK;
+  if (wanted(t, QB_BOUND_SPECTRAL))
+    t->worst->has_spectral = keep_best(t, QB_BOUND_SPECTRAL, &t->worst->spectral.bound);
+  if (!wanted(t, QB_BOUND_PRODUCT))
+    return QB_OK;
+  qb_status status = qb_bound_product(t->pair, t->domain, &t->worst->spectral, &product, t->error);
+  if (status == QB_OK)
+    status = use_product(t, &product);
+  qb_product_free(&product);
+  return status;
 }
 
 /* -------------------------------------------------------------------------------------------------------- the call */
@@ -204,8 +237,8 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
     QB_TRY(try_two_stage(&t));
   if (wanted(&t, QB_BOUND_INTERVAL))
     QB_TRY(try_interval(&t));
-  if (wanted(&t, QB_BOUND_SPECTRAL))
-    QB_TRY(try_spectral(&t));
+  if (wanted(&t, QB_BOUND_SPECTRAL) || wanted(&t, QB_BOUND_PRODUCT))
+    QB_TRY(try_norms(&t));
   return QB_OK;
 }
 

@@ -8,7 +8,7 @@
 #include "bound/bound.h"
 #include "bound/spectral.h"
 
-enum { QB_CERTIFICATE_METHODS = 5 };
+enum { QB_CERTIFICATE_METHODS = 6 };
 
 typedef struct qb_method_outcome {
   qb_bound_method method;

@@ -39,6 +39,7 @@ typedef enum qb_fault {
   QB_FAULT_SLOPE_OF_ORIGINAL = QB_FAULT_FIRST_INTERVAL, /* ReLU slopes from the range of x alone */
   QB_FAULT_INTERVAL_NO_WEIGHT_CHANGE,                   /* (W' - W) x is left out */
   QB_FAULT_INTERVAL_HALF_STEP,                          /* a quantizer that is thought to be exact */
+  QB_FAULT_PRODUCT_OTHER_CENTRE,                        /* product: distances of intervals from their own middle */
   QB_FAULT_COUNT
 } qb_fault;
 

@@ -44,7 +44,7 @@ static qb_status start_at_domain(spectral *s) {
   return QB_OK;
 }
 
-static qb_status visit(spectral *s, qb_node_id id, bool *refused) {
+qb_status spectral_visit(spectral *s, qb_node_id id, bool *refused) {
   const qb_graph *graph = s->pair->quantized;
   const qb_node *node = &graph->nodes[id];
   qb_node_id partner = s->pair->partner[id];
@@ -114,10 +114,14 @@ static bool has_weights(const spectral *s) {
 }
 
 /* Everything that walks share: the centre of the domain and the weights. */
-static qb_status prepare(spectral *s) {
+qb_status spectral_begin(spectral *s) {
   QB_TRY(allocate(s));
   QB_TRY(start_at_domain(s));
-  return spectral_choose_weights(s);
+  if (s->given == NULL)
+    return spectral_choose_weights(s);
+  for (qb_value_id v = 0; v < s->pair->quantized->value_count; v++)
+    s->result->weights[v] = s->given->weights[v];
+  return QB_OK;
 }
 
 static qb_status walk(spectral *s, bool estimating) {
@@ -131,7 +135,7 @@ static qb_status walk(spectral *s, bool estimating) {
     return QB_OK; /* the plain bound once more */
   for (qb_node_id n = 0; n < graph->node_count; n++) {
     bool refused = false;
-    QB_TRY(visit(s, n, &refused));
+    QB_TRY(spectral_visit(s, n, &refused));
     if (refused)
       return QB_OK;
   }
@@ -169,7 +173,7 @@ static qb_status begin(contender *c, const qb_pair *pair, const qb_domain *domai
   qb_arena_init(&c->result.arena);
   qb_arena_init(&c->s.arena);
   qb_arena_init(&c->s.scratch);
-  return prepare(&c->s);
+  return spectral_begin(&c->s);
 }
 
 static void end(contender *c) {

@@ -260,12 +260,26 @@ static qb_status window_norms(spectral *s, const gate_window *w, qb_node_id node
   return QB_OK;
 }
 
+/* What an earlier bound found. */
+static void given_norms(const spectral *s, const gate_window *w, qb_node_id node, double *original, double *quantized) {
+  for (int32_t k = 0; k < s->given->gate_count; k++) {
+    const qb_spectral_gate *gate = &s->given->gates[k];
+    if (gate->node != node)
+      continue;
+    *original = gate_value(&gate->original);
+    *quantized = gate->perturbed ? perturbed_norm(s, w, *original) : gate_value(&gate->quantized);
+  }
+}
+
 qb_status spectral_gate(spectral *s, qb_node_id node) {
   gate_window w;
   double original = INFINITY, quantized = INFINITY;
   if (!spectral_window(s, node, &w))
     return QB_OK;
-  QB_TRY(window_norms(s, &w, node, &original, &quantized));
+  if (s->given != NULL)
+    given_norms(s, &w, node, &original, &quantized);
+  else
+    QB_TRY(window_norms(s, &w, node, &original, &quantized));
 
   const qb_graph *graph = s->pair->quantized;
   assert(s->result->weights[graph->nodes[node].output] == s->result->weights[graph->nodes[w.outer.node].output]);

@@ -27,6 +27,9 @@ typedef struct spectral {
   qb_sigma_memory *memory;
   bool estimating;        /* norms are estimates, which prove nothing */
   const double **between; /* by value: T inside the gate over that tensor; result->weights when those are used */
+  const qb_spectral_result *given; /* NULL, or a finished bound of the pair: its weights and norms are taken over */
+  double *limits;                  /* NULL, or (elements of the largest value): |x - x'| at the output of `limited` */
+  qb_node_id limited;              /* the last linear layer that was visited */
   qb_error *error;
 } spectral;
 
@@ -68,6 +71,11 @@ extern const spectral_rule spectral_rules[QB_OP_COUNT];
 
 /* Conv, ConvTranspose, Gemm, MatMul (spectral_linear.c). */
 QB_MUST_CHECK qb_status spectral_linear(spectral_call *call);
+
+/* Centre and state of the input, and the weights. Then one visit of every node in topological order; a refused one
+ * leaves no state. */
+QB_MUST_CHECK qb_status spectral_begin(spectral *s);
+QB_MUST_CHECK qb_status spectral_visit(spectral *s, qb_node_id id, bool *refused);
 
 /* Writes the reason why there is no bound and marks the call as refused. */
 void spectral_refuse(spectral_call *call, const char *why);

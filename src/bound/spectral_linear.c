@@ -122,6 +122,17 @@ static double channel_peak(const spectral_call *call, const double *difference, 
 }
 
 /* max over rows of ||w'_o|| e + |(dW c + db)_o| + ||dw_o|| H: the largest single output difference. */
+/* The same element by element, the norms of the row given. */
+static void limit_channel(const spectral_call *call, const double *difference, int64_t channels, int64_t o,
+                          double norms) {
+  bool is_conv = call->node->op == QB_OP_CONV || call->node->op == QB_OP_CONV_TRANSPOSE;
+  int64_t count = call->outputs / channels;
+  for (int64_t k = 0; k < count; k++) {
+    int64_t i = is_conv ? o * count + k : k * channels + o;
+    call->s->limits[i] = add_up(norms, fabs(difference[i]));
+  }
+}
+
 static double layer_peak(const spectral_call *call, const layer_pair *l, const double *difference, double rounding) {
   int64_t channels = l->linear[0].out_channels;
   double peak = 0;
@@ -133,12 +144,19 @@ static double layer_peak(const spectral_call *call, const layer_pair *l, const d
     if (qb_bound_fault == QB_FAULT_ROW_NORM_OF_ORIGINAL)
       spread = 0;
     peak = fmax(peak, add_up(add_up(moved, spread), here));
+    if (call->s->limits != NULL)
+      limit_channel(call, difference, channels, o, add_up(add_up(moved, spread), rounding));
   }
+  call->s->limited = call->id;
   return peak;
 }
 
 static qb_status linear_norms(spectral_call *call, const layer_pair *l, qb_spectral_layer *norms) {
   spectral *s = call->s;
+  if (s->given != NULL) {
+    *norms = s->given->layers[call->id];
+    return QB_OK;
+  }
   QB_TRY(layer_norm(call, l->graph[0], &l->linear[0], l->weight[0], NULL, &norms->sigma));
   QB_TRY(layer_norm(call, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], &norms->sigma_difference));
   if (norms->sigma_difference == 0) {

@@ -5,7 +5,7 @@
  *   check_passes.c   products of non-negative numbers with weights
  *   check_paths.c    two_stage: sums over the paths of both networks
  *   check_quantizer.c  quantizers of activations
- *   check_l2.c       spectral: the l2 recurrences from claimed norms
+ *   check_l2.c       spectral: the l2 recurrences from claimed norms; product: with intervals beside them
  *   check_l2_rules.c   the same for operators without weights
  *   check_sigma.c    proving a claimed norm, frequency by frequency
  *   check_statistical.c  limits of held-out inputs from the counts beside them
@@ -29,8 +29,7 @@
 
 static bool counts(const claim *c, int64_t k) { return c->output < 0 || c->output == k; }
 
-/* The largest |d| of the output, and whether the claimed ranges contain d. */
-static void judge_output(const claim *c, const walk *w, recomputed *result) {
+void judge_outputs(const claim *c, const walk *w, recomputed *result) {
   const qb_value *value = &w->pair->quantized->values[w->pair->quantized->outputs[0]];
   const cells *y = &w->values[w->pair->quantized->outputs[0]];
   int64_t count = (int64_t)qb_shape_elements(&value->shape);
@@ -63,7 +62,7 @@ static qb_status walk_both(const claim *c, walk *w, walk *limits, recomputed *re
       status = walk_visit(w, n, &result->known);
   }
   if (status == QB_OK && result->known)
-    judge_output(c, w, result);
+    judge_outputs(c, w, result);
   else
     snprintf(result->why, sizeof result->why, "%s", w->why[0] != '\0' ? w->why : limits->why);
   return status;
@@ -162,7 +161,7 @@ static qb_status recompute(const claim *c, const networks *n, qb_check_report *r
     QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
   else if (strcmp(c->method, "two_stage") == 0)
     QB_TRY(recompute_by_paths(c, &n->pair, &result, error));
-  else if (strcmp(c->method, "spectral") == 0)
+  else if (strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0)
     QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
   else
     snprintf(result.why, sizeof result.why, "the method '%s' is not known here", c->method);

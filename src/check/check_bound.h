@@ -2,6 +2,7 @@
 #ifndef QB_CHECK_CHECK_BOUND_H
 #define QB_CHECK_CHECK_BOUND_H
 
+#include "check/check_cells.h"
 #include "check/check_claim.h"
 #include "graph/pair.h"
 
@@ -15,13 +16,16 @@ typedef struct recomputed {
   char why[RECOMPUTED_WHY];
 } recomputed;
 
+/* The largest |d| of the outputs of a finished walk, and whether the claimed ranges contain d. */
+void judge_outputs(const claim *c, const walk *w, recomputed *result);
+
 /* layerwise, interval and elementwise. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
 /* two_stage (check_paths.c). QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_paths(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
-/* spectral (check_l2.c). QB_ERROR_MEMORY. */
+/* spectral and product (check_l2.c). QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
 #endif

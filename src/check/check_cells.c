@@ -594,7 +594,7 @@ qb_status walk_begin(walk *w, const qb_pair *pair, walk_grain grain, const range
 }
 
 /* x, q and d = q - x tighten each other; NaN is no knowledge; coarse differences are symmetric. */
-static void tighten(walk_grain grain, triple *t) {
+void cells_tighten(walk_grain grain, triple *t) {
   range *ranges[3] = {&t->x, &t->q, &t->d};
   for (int k = 0; k < 3; k++)
     *ranges[k] =
@@ -669,7 +669,7 @@ qb_status walk_visit(walk *w, qb_node_id id, bool *known) {
   for (int64_t i = 0; *known && i < c.y->count; i++) {
     if (w->grain == GRAIN_SIZES)
       forget_signs(&w->limits->values[node->output].at[channel_of(c.shape, i)], &c.y->at[i]);
-    tighten(w->grain, &c.y->at[i]);
+    cells_tighten(w->grain, &c.y->at[i]);
   }
   return QB_OK;
 }

@@ -44,6 +44,9 @@ QB_MUST_CHECK qb_status walk_begin(walk *w, const qb_pair *pair, walk_grain grai
 QB_MUST_CHECK qb_status walk_visit(walk *w, qb_node_id node, bool *known);
 void walk_free(walk *w);
 
+/* x, q and d = q - x tighten each other. */
+void cells_tighten(walk_grain grain, triple *t);
+
 /* Index of the cell of element i. */
 int64_t cell_of(walk_grain grain, const qb_shape *shape, int64_t i);
 

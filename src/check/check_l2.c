@@ -3,8 +3,12 @@
  *   spread ||x - c||_2  <= H:  H <- s(W) H + drift
  *   error  ||x - x'||_2 <= e:  e <- s(W') e + ||dW c + db||_2 + s(dW) H
  * and over a pair of layers or a residual block the centred gate (docs/bounds.md). Where the certificate gives weights
- * T for a tensor, its norms are ||T^-1 .||_2 and a layer counts s(T_out^-1 W T_in). */
+ * T for a tensor, its norms are ||T^-1 .||_2 and a layer counts s(T_out^-1 W T_in).
+ *
+ * The method product walks through the intervals of the method interval at the same time. After every node the norms of
+ * the intervals limit e and H, and |x - x'| <= t e, |x - c| <= t H and the rows of a layer limit the intervals. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "check/check_l2.h"
@@ -229,7 +233,12 @@ static qb_status linear(l2 *s, qb_node_id id, const norms *x, const range *chang
     double moved = mul_up(row_norm(s, id, &l.linear[1], l.weight[1], NULL, o), x->error);
     double spread = mul_up(row_norm(s, id, &l.linear[0], l.weight[0], l.weight[1], o), x->spread);
     y->peak = fmax(y->peak, add_up(add_up(moved, spread), here));
+    for (int64_t i = 0; s->product && i < area; i++) {
+      int64_t at = is_conv ? o * area + i : i * channels + o;
+      s->limits[at] = add_up(add_up(moved, spread), range_size(change[at]));
+    }
   }
+  s->limited = id;
   return QB_OK;
 }
 
@@ -418,20 +427,64 @@ static double collapse(const l2 *s, qb_value_id v, cells *y, range *change) {
   return square == 0 ? 0 : sqrt(square) * (1 + rounding_of((double)y->count + 16)) + DBL_MIN;
 }
 
+/* Norms of the intervals, and intervals from the norms. */
+static void exchange(l2 *s, qb_value_id v, norms *y) {
+  cells *box = &s->intervals.values[v];
+  const double *t = s->weights[v];
+  const triple *centre = s->at_centre.values[v].at;
+  double error = 0, spread = 0, slack = 1 + rounding_of((double)box->count + 32);
+  bool rows = s->limited != QB_NONE && s->graph->nodes[s->limited].output == v;
+  for (int64_t i = 0; i < box->count; i++) {
+    double weight = t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[v].shape, i)], c = centre[i].x.lo;
+    double size = range_size(box->at[i].d) / weight;
+    double far = fmax(add_up(box->at[i].x.hi, -c), add_up(c, -box->at[i].x.lo)) / weight;
+    error += size * size;
+    spread += far * far;
+  }
+  y->error = fmin(y->error, sqrt(error) * slack + (error > 0 ? DBL_MIN : 0));
+  y->spread = fmin(y->spread, sqrt(spread) * slack + (spread > 0 ? DBL_MIN : 0));
+  for (int64_t i = 0; i < box->count; i++) {
+    double weight = t == NULL ? 1 : t[qb_shape_channel(&s->graph->values[v].shape, i)], far = mul_up(weight, y->spread);
+    double size = fmin(fmin(y->peak, mul_up(weight, y->error)), rows ? s->limits[i] : INFINITY);
+    triple *at = &box->at[i];
+    at->d = range_meet(at->d, (range){-size, size});
+    at->x = range_meet(at->x, range_add(point(centre[i].x.lo), (range){-far, far}));
+    cells_tighten(GRAIN_FINE, at);
+  }
+}
+
+/* Any centre will do where there is no l2 rule: the middle of the intervals. */
+static void start_again(l2 *s, qb_value_id v, norms *y) {
+  cells *centre = &s->at_centre.values[v];
+  for (int64_t i = 0; i < centre->count; i++) {
+    range x = s->intervals.values[v].at[i].x;
+    double middle = x.lo / 2 + x.hi / 2;
+    centre->at[i] = (triple){point(isfinite(middle) ? middle : 0), point(isfinite(middle) ? middle : 0), point(0)};
+  }
+  *y = (norms){INFINITY, INFINITY, INFINITY};
+}
+
+/* The intervals of the node, before the norms. */
+static qb_status visit_intervals(l2 *s, qb_node_id id, bool *known) {
+  *known = true;
+  return s->product ? walk_visit(&s->intervals, id, known) : QB_OK;
+}
+
 static qb_status visit(l2 *s, qb_node_id id) {
   const qb_node *node = &s->graph->nodes[id];
   norms *y = &s->values[node->output];
-  bool known;
+  bool known, known_too;
   if (s->pair->value[node->output] == QB_NONE)
     return QB_OK;
   QB_TRY(walk_visit(&s->at_centre, id, &known));
+  QB_TRY(visit_intervals(s, id, &known_too));
   cells *centre = &s->at_centre.values[node->output];
   range *change = qb_arena_alloc(&s->scratch, (size_t)centre->count + 1, sizeof *change);
   if (change == NULL)
     return qb_fail_memory(s->error, "a centre", (size_t)centre->count * sizeof *change);
   const norms *x = &s->values[node->inputs[0]];
   qb_linear ignored;
-  if (!known) {
+  if (!known || !known_too) {
     unknown(s, id, "there is no rule for it");
     return QB_OK;
   }
@@ -441,7 +494,9 @@ static qb_status visit(l2 *s, qb_node_id id) {
   } else {
     known = l2_other(s, id, change, y);
     y->spread = add_up(y->spread, s->drift[id]);
-    if (!known)
+    if (!known && s->product)
+      start_again(s, node->output, y);
+    else if (!known)
       unknown(s, id, "there is no l2 rule for it here");
   }
   if (s->result->known && !s->result->refuted)
@@ -450,9 +505,21 @@ static qb_status visit(l2 *s, qb_node_id id) {
   for (int k = 0; k < 3; k++)
     *numbers[k] = isnan(*numbers[k]) ? INFINITY : *numbers[k];
   y->peak = fmin(y->peak, mul_up(l2_largest_weight(s, node->output, false), y->error));
+  if (s->product && s->result->known && !s->result->refuted)
+    exchange(s, node->output, y);
   qb_arena_free(&s->scratch);
   qb_arena_init(&s->scratch);
   return QB_OK;
+}
+
+static qb_status allocate_limits(l2 *s) {
+  size_t most = 1;
+  for (qb_value_id v = 0; v < s->graph->value_count; v++) {
+    size_t count = qb_shape_elements(&s->graph->values[v].shape);
+    most = count > most && !s->graph->values[v].is_constant ? count : most;
+  }
+  s->limits = qb_arena_alloc(&s->arena, most, sizeof *s->limits);
+  return s->limits == NULL ? qb_fail_memory(s->error, "limits of a layer", most * sizeof *s->limits) : QB_OK;
 }
 
 static qb_status allocate(l2 *s) {
@@ -492,16 +559,25 @@ static qb_status run(l2 *s) {
   s->values[s->graph->inputs[0]].spread =
       sqrt(square) * (1 + rounding_of((double)c->elements + 16)) + (square > 0 ? DBL_MIN : 0);
   qb_status status = walk_begin(&s->at_centre, s->pair, GRAIN_FINE, middle, s->error);
+  if (status == QB_OK && s->product)
+    status = walk_begin(&s->intervals, s->pair, GRAIN_FINE, c->domain, s->error);
+  if (status == QB_OK && s->product)
+    status = allocate_limits(s);
   for (qb_node_id n = 0; status == QB_OK && s->result->known && !s->result->refuted && n < s->graph->node_count; n++)
     status = visit(s, n);
   walk_free(&s->at_centre);
-  s->result->bound = s->values[s->graph->outputs[0]].peak;
+  if (s->product && status == QB_OK && s->result->known && !s->result->refuted)
+    judge_outputs(c, &s->intervals, s->result);
+  else
+    s->result->bound = s->values[s->graph->outputs[0]].peak;
+  walk_free(&s->intervals);
   return status;
 }
 
 qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
-  l2 s = {.c = c, .pair = pair, .graph = pair->quantized, .result = result, .error = error};
-  result->known = c->output_count == 0;
+  l2 s = {.c = c, .pair = pair, .graph = pair->quantized, .limited = QB_NONE, .result = result, .error = error};
+  s.product = strcmp(c->method, "product") == 0;
+  result->known = s.product || c->output_count == 0;
   if (!result->known) {
     snprintf(result->why, sizeof result->why, "the method spectral gives no ranges of single outputs");
     return QB_OK;

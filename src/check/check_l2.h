@@ -21,6 +21,10 @@ typedef struct l2 {
   const claim_layer **layers;    /* by node, NULL without a claim */
   double (*sigma)[CLAIM_SIGMAS]; /* by node: proved */
   double *drift, *injection;     /* by node */
+  bool product;                  /* the method: intervals of every element beside the norms, each limiting the other */
+  walk intervals;                /* then: */
+  double *limits; /* (elements of the largest value) |x - x'| at the output of the layer that was visited last */
+  qb_node_id limited;
   recomputed *result;
   qb_error *error;
 } l2;

@@ -12,6 +12,7 @@
 
 #include "bound/box.h"
 #include "bound/fault.h"
+#include "bound/domain_product.h"
 #include "bound/spectral.h"
 #include "support/cases.h"
 #include "support/error_search.h"
@@ -100,9 +101,11 @@ static double bound_and_search(const random_network *network, qb_rng *rng, sound
   settings.scaling_iterations = 4;
   if (qb_rng_below(rng, 2) == 0) /* any weights are sound */
     settings.drawn_weights = qb_rng_u64(rng) | 1;
+  qb_product product;
   *check = (soundness){.pair = &network->pair};
   if (qb_bound_spectral(&network->pair, &network->domain, &settings, &check->spectral, &error) != QB_OK ||
-      qb_bound_box(&network->pair, &network->domain, &check->box, &error) != QB_OK)
+      qb_bound_box(&network->pair, &network->domain, &check->box, &error) != QB_OK ||
+      qb_bound_product(&network->pair, &network->domain, &check->spectral, &product, &error) != QB_OK)
     fail_msg("%s", error.message);
   error_search_create(&network->pair, &network->domain, &search);
   search.visitor = visit;
@@ -111,6 +114,10 @@ static double bound_and_search(const random_network *network, qb_rng *rng, sound
   if (check->spectral.bound.applies && found > qb_magnitude_to_double(check->spectral.bound.value))
     report(check, network->quantized.outputs[0], "output error", found,
            qb_magnitude_to_double(check->spectral.bound.value));
+  if (product.bound.applies && found > qb_magnitude_to_double(product.bound.value))
+    report(check, network->quantized.outputs[0], "output error (product)", found,
+           qb_magnitude_to_double(product.bound.value));
+  qb_product_free(&product);
   error_search_free(&search);
   qb_spectral_result_free(&check->spectral);
   qb_box_result_free(&check->box);

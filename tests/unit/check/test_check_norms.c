@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -151,6 +152,55 @@ static void plant_all(claim *c, const random_network *network) {
   }
 }
 
+/* The product needs the same witness, and intervals beside it. */
+static void test_product_follows_the_engine(void **state) {
+  (void)state;
+  int compared = 0, equal = 0, smaller = 0, unknown = 0, noticed_here = 0, changed = 0;
+  for (uint64_t i = 0; i < 600; i++) {
+    qb_rng rng;
+    random_network network;
+    char text[4000];
+    qb_worst_case worst;
+    qb_error error;
+    qb_rng_seed(&rng, 1214, i);
+    random_style style = random_network_style(&rng);
+    random_network_create(&rng, &style, &network);
+    qb_status status =
+        qb_worst_case_bound(&network.pair, &network.domain, UINT32_C(1) << QB_BOUND_PRODUCT, -1, &worst, &error);
+    double proved = status == QB_OK && worst.proved ? qb_magnitude_to_double(worst.bound) : INFINITY;
+    double engine = isfinite(proved) ? qb_worst_case_claimed(&worst, proved) : INFINITY;
+    if (isfinite(engine) && proved > 1e-10) {
+      claim c = make_claim(&network, &worst.spectral);
+      snprintf(c.method, sizeof c.method, "product");
+      recomputed own = recompute(&c, &network);
+      if (own.refuted || (own.known && own.bound > engine))
+        fail_msg("network %llu: engine %.17g, checker %.17g %s\n%s", (unsigned long long)i, engine, own.bound, own.why,
+                 random_network_describe(&network, text, sizeof text));
+      compared += own.known;
+      unknown += !own.known;
+      equal += own.known && own.bound > proved * (1 - 1e-5);
+      snprintf(c.method, sizeof c.method, "spectral");
+      recomputed alone = recompute(&c, &network);
+      smaller += alone.known && !alone.refuted && own.bound < 0.99 * alone.bound;
+      snprintf(c.method, sizeof c.method, "product");
+      if (c.layer_count > 0 && c.layers[0].sigma[0] > 1e-6) {
+        c.layers[0].sigma[0] *= 0.8;
+        changed++;
+        noticed_here += recompute(&c, &network).refuted;
+      }
+      claim_free(&c);
+    }
+    qb_worst_case_free(&worst);
+    random_network_free(&network);
+  }
+  print_message("product: %d compared, %d equal, %d smaller than spectral, %d unknown; %d norms planted, %d noticed\n",
+                compared, equal, smaller, unknown, changed, noticed_here);
+  assert_int_equal(unknown, 0);
+  assert_true(compared >= 300 && smaller >= 100);
+  assert_true(equal > compared * 8 / 10);
+  assert_true(noticed_here == changed && changed >= 100);
+}
+
 static void test_follows_the_engine(void **state) {
   (void)state;
   int compared = 0, equal = 0, unknown = 0, gates = 0, weighted = 0;
@@ -195,6 +245,9 @@ static void test_follows_the_engine(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_follows_the_engine)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_follows_the_engine),
+      cmocka_unit_test(test_product_follows_the_engine),
+  };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
