@@ -251,16 +251,11 @@ static bool is_reached(const qb_certificate *certificate, const certify_argument
 }
 
 static const char *what_check_does(const qb_certificate *certificate) {
-  static const char *const recomputed[] = {"layerwise", "elementwise", "two_stage", "interval",
-                                           "spectral",  "product",     NULL};
-  const char *method = certificate->has_worst_case ? certificate->worst_case.method : NULL;
-  bool known = method == NULL;
-  for (int i = 0; method != NULL && recomputed[i] != NULL; i++)
-    known = known || strcmp(method, recomputed[i]) == 0;
-  if (certificate->has_balls)
-    return "does not recompute balls yet";
-  if (!known)
-    return "does not recompute this method yet";
+  for (int64_t k = 0; certificate->has_balls && k < certificate->balls.ball_count; k++) {
+    const char *method = certificate->balls.balls[k].method;
+    if (method != NULL && strcmp(method, "point") == 0)
+      return "does not recompute balls of radius 0 yet";
+  }
   return certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it";
 }
 

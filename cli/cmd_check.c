@@ -50,7 +50,7 @@ int cmd_check(int argc, char **argv) {
     printed = qb_check_json(&report, &text, &error) == QB_OK ? cli_print_json(text) : cli_fail(&error);
   } else {
     printf("%s: %s\n", qb_check_verdict_name(report.verdict), report.why);
-    if (report.verdict == QB_CHECK_VERIFIED)
+    if (report.verdict == QB_CHECK_VERIFIED && report.method[0] != '\0')
       printf("  no output changes by more than %.9g over the domain (claimed, %s); recomputed: %.9g\n", report.claimed,
              report.method, report.recomputed);
     printed = cli_flush();

@@ -45,7 +45,7 @@ static int values_of(const qb_kink *kink, qb_interval x, double values[4]) {
 static double steepness(const qb_kink *kink) { return kink->leaky ? qb_larger(1, fabs(kink->alpha)) : 1; }
 
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign) {
-  double at[4], middle = 63. / 128 * x.lo + 65. / 128 * x.hi, lowest = INFINITY;
+  double at[4], middle = 0.49218547 * x.lo + 0.50781453 * x.hi, lowest = INFINITY;
   qb_line best = {0, INFINITY}, piece;
   if (qb_kink_is_linear(kink, x.lo, x.hi, &piece))
     return (qb_line){sign * piece.slope, sign * piece.constant};
@@ -94,10 +94,11 @@ static void add_corner(const hexagon *h, const qb_kink *f, const qb_kink *g, dou
   corners->g[i] = qb_kink_at(g, a2);
 }
 
-/* Where planes are lowest: the mean of the middles of the hexagon's six sides, with unequal weights, so that symmetric
- * hexagons leave no tie between planes and another evaluation, rounded otherwise, chooses the same one. */
+/* Where planes are lowest: the mean of the middles of the hexagon's six sides, with odd weights, so that neither
+ * symmetry nor a grid of codes leaves a tie between planes and another evaluation, rounded otherwise, chooses the same
+ * one. */
 static void find_centre(const hexagon *h, qb_corners *corners) {
-  static const double weight[6] = {7. / 64, 9. / 64, 10. / 64, 12. / 64, 11. / 64, 15. / 64};
+  static const double weight[6] = {0.10913687, 0.14140721, 0.15671093, 0.18730449, 0.17219843, 0.23324207};
   double side[6][2];
   int k = 0;
   for (int end = 0; end < 2; end++) {
@@ -114,6 +115,28 @@ static void find_centre(const hexagon *h, qb_corners *corners) {
   for (k = 0; k < 6; k++) {
     corners->centre_a += weight[k] * side[k][0];
     corners->centre_d += weight[k] * side[k][1];
+  }
+}
+
+/* Slopes are chosen from corners that lie apart: those that only rounding keeps apart make no plane. */
+static void list_knots(qb_corners *corners) {
+  double least_a = INFINITY, most_a = -INFINITY, least_d = INFINITY, most_d = -INFINITY;
+  for (int i = 0; i < corners->count; i++) {
+    least_a = qb_smaller(least_a, corners->a[i]);
+    most_a = qb_larger(most_a, corners->a[i]);
+    least_d = qb_smaller(least_d, corners->d[i]);
+    most_d = qb_larger(most_d, corners->d[i]);
+  }
+  corners->knot_count = 0;
+  for (int i = 0; i < corners->count; i++) {
+    bool apart = true;
+    for (int k = 0; k < corners->knot_count && apart; k++) {
+      int at = corners->knot[k];
+      apart = fabs(corners->a[i] - corners->a[at]) > 1e-8 * (most_a - least_a) ||
+              fabs(corners->d[i] - corners->d[at]) > 1e-8 * (most_d - least_d);
+    }
+    if (apart)
+      corners->knot[corners->knot_count++] = (int8_t)i;
   }
 }
 
@@ -139,6 +162,7 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
       add_corner(&h, f, g, second[i] - third[k], second[i], third[k], corners);
   }
   find_centre(&h, corners);
+  list_knots(corners);
   return corners->count > 0;
 }
 
@@ -225,6 +249,36 @@ static void lowest_plane(const knot *knots, int count, double *p, double *q) {
   }
 }
 
+/* The same over one variable: the steepness of the highest chord across the origin. */
+static double lowest_line(const double *x, const knot *knots, int count) {
+  double highest = -INFINITY, slope = 0;
+  for (int i = 0; i < count; i++)
+    for (int k = 0; k < count; k++) {
+      if (!(x[i] <= 0 && x[k] > 0))
+        continue;
+      double chord = (knots[k].z - knots[i].z) / (x[k] - x[i]), height = knots[i].z - chord * x[i];
+      if (height > highest) {
+        highest = height;
+        slope = chord;
+      }
+    }
+  return slope;
+}
+
+/* Slopes over knots that may all lie on one line x = 0 or y = 0. */
+static void lowest_slopes(const knot *knots, int count, bool flat_x, bool flat_y, double *p, double *q) {
+  double along[QB_KINK_CORNERS];
+  if (!flat_x && !flat_y) {
+    lowest_plane(knots, count, p, q);
+    return;
+  }
+  for (int i = 0; i < count; i++)
+    along[i] = flat_x ? knots[i].y : knots[i].x;
+  double slope = lowest_line(along, knots, count);
+  *p = flat_x ? 0 : slope;
+  *q = flat_y ? 0 : slope;
+}
+
 qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
   knot knots[QB_KINK_CORNERS];
   double wide_a = 0, wide_d = 0, p, q;
@@ -233,11 +287,13 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
     wide_d = qb_larger(wide_d, fabs(corners->d[i] - corners->centre_d));
   }
   bool flat_a = wide_a <= 1e-13 * corners->magnitude, flat_d = wide_d <= 1e-13 * corners->magnitude;
-  for (int i = 0; i < corners->count; i++)
-    knots[i] = (knot){flat_a ? 0 : (corners->a[i] - corners->centre_a) / wide_a,
+  for (int k = 0; k < corners->knot_count; k++) {
+    int i = corners->knot[k];
+    knots[k] = (knot){flat_a ? 0 : (corners->a[i] - corners->centre_a) / wide_a,
                       flat_d ? 0 : (corners->d[i] - corners->centre_d) / wide_d,
                       (on_f - on_d) * corners->f[i] + on_d * corners->g[i]};
-  lowest_plane(knots, corners->count, &p, &q);
+  }
+  lowest_slopes(knots, corners->knot_count, flat_a, flat_d, &p, &q);
   /* steeper planes come from slivers of a hexagon and only magnify rounding */
   double limit = 4 * (fabs(on_f) + 2 * fabs(on_d)) * corners->steepest;
   double slope_a = flat_a ? 0 : qb_clamp(p / wide_a, -limit, limit);

@@ -41,9 +41,11 @@ typedef struct qb_corners {
   int count;
   double a[QB_KINK_CORNERS], d[QB_KINK_CORNERS]; /* where */
   double f[QB_KINK_CORNERS], g[QB_KINK_CORNERS]; /* y and y' there */
-  double centre_a, centre_d;                     /* a point inside: planes are lowest there */
-  double magnitude;                              /* of everything above, for rounding */
-  double steepest;                               /* largest slope of f and g */
+  int knot_count;
+  int8_t knot[QB_KINK_CORNERS]; /* (knot_count) indices of corners that lie apart: slopes are chosen from them */
+  double centre_a, centre_d;    /* a point inside: planes are lowest there */
+  double magnitude;             /* of everything above, for rounding */
+  double steepest;              /* largest slope of f and g */
 } qb_corners;
 
 double qb_kink_at(const qb_kink *kink, double x);
@@ -51,7 +53,7 @@ double qb_kink_at(const qb_kink *kink, double x);
 /* True when the function is slope x + constant on [lo, hi]. */
 bool qb_kink_is_linear(const qb_kink *kink, double lo, double hi, qb_line *piece);
 
-/* A line above sign * kink on [lo, hi] (finite), lowest a 128th of the width above the middle, so that symmetric
+/* A line above sign * kink on [lo, hi] (finite), lowest a little above the middle, so that symmetric
  * intervals leave no tie; sign is 1 or -1. */
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign);
 

@@ -8,6 +8,12 @@
  *   check_l2.c       spectral: the l2 recurrences from claimed norms; product: with intervals beside them
  *   check_l2_rules.c   the same for operators without weights
  *   check_sigma.c    proving a claimed norm, frequency by frequency
+ *   check_ball.c     balls, and what their curve says
+ *   check_box.c      one box of inputs, cut up or not
+ *   check_backward.c   linear forms carried back to the input through layers and activations
+ *   check_links.c    the same through sums, copies and averages
+ *   check_plane.c    planes above activations of both networks
+ *   check_ball_claim.c  what the file says about balls
  *   check_statistical.c  limits of held-out inputs from the counts beside them
  * It shares the reader of ONNX files and the matching of two graphs with the engine, and nothing else. */
 #include <fenv.h>
@@ -19,6 +25,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "check/check_ball.h"
 #include "check/check_bound.h"
 #include "check/check_cells.h"
 #include "graph/pass_fold_bn.h"
@@ -163,6 +170,8 @@ static qb_status recompute(const claim *c, const networks *n, qb_check_report *r
     QB_TRY(recompute_by_paths(c, &n->pair, &result, error));
   else if (strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0)
     QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
+  else if (strcmp(c->method, "bisection") == 0 || strcmp(c->method, "relaxation") == 0)
+    QB_TRY(recompute_by_cuts(c, &n->pair, &result, error));
   else
     snprintf(result.why, sizeof result.why, "the method '%s' is not known here", c->method);
   report->recomputed = result.known && !result.refuted ? result.bound : INFINITY;
@@ -179,6 +188,33 @@ static qb_status recompute(const claim *c, const networks *n, qb_check_report *r
   return QB_OK;
 }
 
+/* What the balls add: the weakest verdict counts. */
+static void add_balls(const balls_verdict *v, bool has_worst_case, qb_check_report *report) {
+  char before[sizeof report->why], why[sizeof report->why];
+  snprintf(before, sizeof before, "%s", has_worst_case ? report->why : "");
+  if (v->refuted)
+    snprintf(why, sizeof why, "%s", v->why);
+  else if (v->unknown)
+    snprintf(why, sizeof why, "%.100s%s%s", before, has_worst_case ? "; " : "", v->why);
+  else
+    snprintf(why, sizeof why, "%.300s%sthe bounds and decisions of all balls follow (%lld)", before,
+             has_worst_case ? "; " : "", (long long)v->count);
+  qb_check_verdict rest = has_worst_case ? report->verdict : QB_CHECK_VERIFIED;
+  decide(report, v->refuted ? QB_CHECK_REFUTED : v->unknown ? QB_CHECK_UNKNOWN : rest, why);
+}
+
+static qb_status recompute_all(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
+  bool has_worst_case = c->method[0] != '\0';
+  balls_verdict balls = {0};
+  if (has_worst_case)
+    QB_TRY(recompute(c, n, report, error));
+  if (!c->has_balls || (has_worst_case && report->verdict == QB_CHECK_REFUTED))
+    return QB_OK;
+  QB_TRY(recompute_balls(&c->balls, &n->pair, &balls, error));
+  add_balls(&balls, has_worst_case, report);
+  return QB_OK;
+}
+
 static qb_status check_networks(const claim *c, const char *const paths[2], qb_check_report *report, qb_error *error) {
   networks n = {0};
   qb_error why;
@@ -187,10 +223,11 @@ static qb_status check_networks(const claim *c, const char *const paths[2], qb_c
   if (status == QB_OK && !match(&n, &why))
     decide(report, QB_CHECK_REFUTED, why.message);
   else if (status == QB_OK && (own->input_count != 1 || other->input_count != 1 || other->output_count != 1 ||
-                               (int64_t)qb_shape_elements(&other->values[other->inputs[0]].shape) != c->elements))
+                               (c->method[0] != '\0' &&
+                                (int64_t)qb_shape_elements(&other->values[other->inputs[0]].shape) != c->elements)))
     decide(report, QB_CHECK_REFUTED, "the networks do not have the one input of the domain and one output");
   else if (status == QB_OK)
-    status = recompute(c, &n, report, error);
+    status = recompute_all(c, &n, report, error);
   unload(&n);
   return status;
 }
@@ -204,7 +241,7 @@ static qb_status check_claim(const claim *c, const char *const paths[2], qb_chec
   if (!same_files(c, paths, report, &status, error))
     return status;
   report->files_match = true;
-  if (c->method[0] == '\0') {
+  if (c->method[0] == '\0' && !c->has_balls) {
     decide(report, QB_CHECK_UNKNOWN, "the certificate claims no worst case");
     return QB_OK;
   }
@@ -232,16 +269,6 @@ static void add_statistical(const statistical_verdict *verdict, bool has_worst_c
   decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }
 
-/* Balls are not recomputed here: a certificate that claims them is never verified as a whole. */
-static void add_balls(bool has_worst_case, qb_check_report *report) {
-  char before[sizeof report->why], why[sizeof report->why];
-  if (has_worst_case && report->verdict == QB_CHECK_REFUTED)
-    return;
-  snprintf(before, sizeof before, "%s", has_worst_case ? report->why : "");
-  snprintf(why, sizeof why, "%.300s%sthe balls are not recomputed by this version", before, has_worst_case ? "; " : "");
-  decide(report, QB_CHECK_UNKNOWN, why);
-}
-
 static double seconds_now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -260,8 +287,6 @@ qb_status qb_check(const char *certificate, const char *model, const char *quant
   qb_status status = claim_read(certificate, &c, error);
   if (status == QB_OK)
     status = check_claim(&c, paths, report, error);
-  if (status == QB_OK && report->files_match && c.has_balls)
-    add_balls(c.method[0] != '\0', report);
   if (status == QB_OK && report->files_match)
     add_statistical(&c.statistical, c.method[0] != '\0' || c.has_balls, report);
   claim_free(&c);

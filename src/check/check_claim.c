@@ -188,6 +188,7 @@ static qb_status read_worst_case(const reader *r, const json_t *worst) {
   if (c->output < -1 || (c->output == -1 && !json_is_string(output)))
     return bad(r, "'worst_case.output'");
   QB_TRY(read_outputs(r, json_object_get(worst, "outputs")));
+  QB_TRY(box_witness_read(r->path, worst, &c->cut_up, &c->arena, r->error));
   return read_witness(r, json_object_get(worst, "witness"));
 }
 
@@ -203,6 +204,8 @@ static qb_status read_root(const reader *r, const json_t *root) {
   if (json_object_get(root, "statistical") != NULL)
     QB_TRY(judge_statistical(r->path, json_object_get(root, "statistical"), &r->c->statistical, r->error));
   r->c->has_balls = json_object_get(root, "balls") != NULL;
+  if (r->c->has_balls)
+    QB_TRY(balls_read(r->path, root, &r->c->balls, &r->c->arena, r->error));
   if (json_object_get(root, "worst_case") == NULL)
     return QB_OK;
   QB_TRY(read_domain(r, json_object_get(root, "domain")));

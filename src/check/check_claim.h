@@ -4,6 +4,7 @@
 
 #include "base/arena.h"
 #include "base/hash.h"
+#include "check/check_ball_claim.h"
 #include "check/check_range.h"
 #include "check/check_statistical.h"
 
@@ -42,7 +43,9 @@ typedef struct claim {
   double bound;
   int64_t output_count; /* 0: no ranges are claimed */
   range *outputs;       /* (output_count) of R' - R */
-  bool has_balls;       /* claimed, and not recomputed here */
+  box_claim cut_up;     /* witness of a bisection: cuts and relaxed nodes */
+  bool has_balls;
+  balls_claim balls;
   int64_t layer_count, gate_count;
   claim_layer *layers;
   claim_gate *gates;

@@ -1,0 +1,620 @@
+/* The walk of forms back to the input, layers and activations; see check_backward.h. */
+#include "check/check_backward.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+enum { BLOCK = 16 };
+
+/* --------------------------------------------------------------------------------------------------- preparation */
+
+static const float *data_of(const qb_graph *graph, qb_value_id id) {
+  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
+}
+
+static double at_or_zero(const float *data, int64_t i) { return data == NULL ? 0 : (double)data[i]; }
+
+/* W' - W is off by a unit of itself, which the units of its products count. */
+static qb_status prepare_layer(back_pair *b, qb_node_id id, qb_error *error) {
+  const qb_pair *pair = b->pair;
+  back_layer *l = &b->layers[id];
+  qb_linear other;
+  l->linear.node = QB_NONE;
+  if (pair->partner[id] == QB_NONE || !qb_graph_linear(pair->quantized, id, &l->linear) ||
+      !qb_graph_linear(pair->original, pair->partner[id], &other))
+    return QB_OK;
+  const float *w_q = data_of(pair->quantized, l->linear.weight), *b_q = data_of(pair->quantized, l->linear.bias);
+  const float *w = data_of(pair->original, other.weight), *bias = data_of(pair->original, other.bias);
+  int64_t weights = (int64_t)qb_shape_elements(&pair->quantized->values[l->linear.weight].shape);
+  for (int k = 0; k < LAYER_KINDS; k++) {
+    l->weight[k] = qb_arena_alloc(&b->arena, (size_t)weights, sizeof(double));
+    l->bias[k] = qb_arena_alloc(&b->arena, (size_t)l->linear.out_channels, sizeof(double));
+    if (l->weight[k] == NULL || l->bias[k] == NULL)
+      return qb_fail_memory(error, "weights", (size_t)weights * sizeof(double));
+  }
+  for (int64_t i = 0; i < weights; i++) {
+    l->weight[LAYER_W][i] = (double)w[i];
+    l->weight[LAYER_W_Q][i] = (double)w_q[i];
+    l->weight[LAYER_MOVED][i] = (double)w_q[i] - (double)w[i];
+  }
+  for (int64_t i = 0; i < l->linear.out_channels; i++) {
+    l->bias[LAYER_W][i] = at_or_zero(bias, i);
+    l->bias[LAYER_W_Q][i] = at_or_zero(b_q, i);
+    l->bias[LAYER_MOVED][i] = at_or_zero(b_q, i) - at_or_zero(bias, i);
+  }
+  return QB_OK;
+}
+
+qb_status back_pair_make(const qb_pair *pair, back_pair *b, qb_error *error) {
+  size_t nodes = (size_t)pair->quantized->node_count;
+  *b = (back_pair){.pair = pair};
+  qb_arena_init(&b->arena);
+  b->layers = qb_arena_alloc(&b->arena, nodes, sizeof *b->layers);
+  b->bent = qb_arena_alloc(&b->arena, nodes, sizeof *b->bent);
+  if (b->layers == NULL || b->bent == NULL)
+    return qb_fail_memory(error, "layers", nodes * sizeof *b->layers);
+  for (qb_node_id id = 0; id < pair->quantized->node_count; id++) {
+    if (pair->value[pair->quantized->nodes[id].output] == QB_NONE) {
+      b->layers[id].linear.node = QB_NONE;
+      continue;
+    }
+    b->bent[id] = node_is_bent(pair, id);
+    QB_TRY(prepare_layer(b, id, error));
+  }
+  return QB_OK;
+}
+
+void back_pair_free(back_pair *b) { qb_arena_free(&b->arena); }
+
+qb_status back_box_begin(const back_pair *pair, walk *ranges, const slope_claim *slopes, int64_t slope_count,
+                         back_box *box, qb_error *error) {
+  size_t nodes = (size_t)pair->pair->quantized->node_count;
+  *box = (back_box){.pair = pair, .ranges = ranges, .slopes = slopes, .slope_count = slope_count};
+  qb_arena_init(&box->arena);
+  box->nodes = qb_arena_alloc(&box->arena, nodes, sizeof *box->nodes);
+  return box->nodes == NULL ? qb_fail_memory(error, "a box", nodes * sizeof *box->nodes) : QB_OK;
+}
+
+void back_box_free(back_box *box) { qb_arena_free(&box->arena); }
+
+/* ------------------------------------------------------------------------------------------------- weights and maps */
+
+/* A layer as sums over pairs of positions. A convolution reads position small * stride + tap * dilation - pad of its
+ * input for position `small` of its output; a transposed one writes there. Matrices have one position. */
+typedef struct map {
+  bool is_matrix;
+  int64_t small[3], large[3]; /* channels, height, width */
+  int64_t group, rows;        /* rows a matrix is applied to */
+  const qb_window *window;
+} map;
+
+static map map_of(const qb_graph *graph, const qb_linear *linear) {
+  const qb_node *node = &graph->nodes[linear->node];
+  const qb_shape *x = &graph->values[node->inputs[0]].shape, *y = &graph->values[node->output].shape;
+  map m = {.is_matrix = node->op != QB_OP_CONV && node->op != QB_OP_CONV_TRANSPOSE, .group = linear->group};
+  if (m.is_matrix) {
+    m.small[0] = linear->out_channels;
+    m.large[0] = linear->in_channels;
+    m.rows = (int64_t)qb_shape_elements(x) / linear->in_channels;
+    return m;
+  }
+  m.window = &node->attributes.conv.window;
+  for (int k = 0; k < 3; k++) {
+    m.small[k] = node->op == QB_OP_CONV ? y->dims[k + 1] : x->dims[k + 1];
+    m.large[k] = node->op == QB_OP_CONV ? x->dims[k + 1] : y->dims[k + 1];
+  }
+  return m;
+}
+
+/* to += W from or W^T from, with the weights (small, large of a group, kernel). */
+static void apply_matrix(const map *m, bool to_large, const double *w, const double *from, double *to) {
+  int64_t in = m->large[0], out = m->small[0];
+  for (int64_t o = 0; o < out; o++)
+    for (int64_t r = 0; r < m->rows; r++) {
+      const double *line = w + o * in;
+      double sum = 0, factor = to_large ? from[r * out + o] : 0;
+      if (to_large && factor != 0)
+        for (int64_t i = 0; i < in; i++)
+          to[r * in + i] += factor * line[i];
+      for (int64_t i = 0; !to_large && i < in; i++)
+        sum += line[i] * from[r * in + i];
+      if (!to_large)
+        to[r * out + o] += sum;
+    }
+}
+
+/* The part [first, last) of positions of the small side for which a tap lies inside the large one. */
+static void inside(int64_t small, int64_t large, int64_t stride, int64_t shift, int64_t *first, int64_t *last) {
+  *first = shift < 0 ? (-shift + stride - 1) / stride : 0;
+  *last = large - shift <= 0 ? 0 : (large - shift + stride - 1) / stride;
+  *last = *last < small ? *last : small;
+}
+
+/* One tap from one small channel to one large channel or back. rows: small rows that are not all zero. */
+static void apply_tap(const map *m, bool to_large, double w, int64_t a, int64_t b, const int64_t rows[2],
+                      const double *from, double *to) {
+  const qb_window *v = m->window;
+  int64_t shift_y = a * v->dilation[0] - v->pad_begin[0], shift_x = b * v->dilation[1] - v->pad_begin[1];
+  int64_t stride = v->stride[1], y0, y1, x0, x1;
+  inside(m->small[1], m->large[1], v->stride[0], shift_y, &y0, &y1);
+  inside(m->small[2], m->large[2], stride, shift_x, &x0, &x1);
+  y0 = y0 < rows[0] ? rows[0] : y0;
+  y1 = y1 > rows[1] ? rows[1] : y1;
+  for (int64_t y = y0; y < y1; y++) {
+    int64_t large = (y * v->stride[0] + shift_y) * m->large[2] + shift_x, small = y * m->small[2];
+    if (to_large && stride == 1)
+      for (int64_t x = x0; x < x1; x++)
+        to[large + x] += w * from[small + x];
+    else if (to_large)
+      for (int64_t x = x0; x < x1; x++)
+        to[large + x * stride] += w * from[small + x];
+    else
+      for (int64_t x = x0; x < x1; x++)
+        to[small + x] += w * from[large + x * stride];
+  }
+}
+
+/* The rows of a small channel that are not zero. */
+static bool rows_in_use(const map *m, const double *channel, int64_t rows[2]) {
+  rows[0] = m->small[1];
+  rows[1] = 0;
+  for (int64_t y = 0; y < m->small[1]; y++)
+    for (int64_t x = 0; x < m->small[2]; x++)
+      if (channel[y * m->small[2] + x] != 0) {
+        rows[0] = y < rows[0] ? y : rows[0];
+        rows[1] = y + 1;
+        break;
+      }
+  return rows[1] > 0;
+}
+
+static void apply_map(const map *m, bool to_large, const double *w, const double *from, double *to) {
+  if (m->is_matrix) {
+    apply_matrix(m, to_large, w, from, to);
+    return;
+  }
+  int64_t small_area = m->small[1] * m->small[2], large_area = m->large[1] * m->large[2];
+  int64_t per_group = m->large[0] / m->group, kernel[2] = {m->window->kernel[0], m->window->kernel[1]};
+  for (int64_t s = 0; s < m->small[0]; s++) {
+    int64_t first = s / (m->small[0] / m->group) * per_group, rows[2] = {0, m->small[1]};
+    if (to_large && !rows_in_use(m, from + s * small_area, rows))
+      continue;
+    for (int64_t k = 0; k < per_group * kernel[0] * kernel[1]; k++) {
+      int64_t tap = k % (kernel[0] * kernel[1]), large = (first + k / (kernel[0] * kernel[1])) * large_area;
+      double weight = w[s * per_group * kernel[0] * kernel[1] + k];
+      if (weight != 0)
+        apply_tap(m, to_large, weight, tap / kernel[1], tap % kernel[1], rows,
+                  from + (to_large ? s * small_area : large), to + (to_large ? large : s * small_area));
+    }
+  }
+}
+
+/* ----------------------------------------------------------------------------------------- what a node needs, layers
+ */
+
+static double size_of(const walk *ranges, qb_value_id value, int kind, int64_t i) {
+  const triple *t = &ranges->values[value].at[i];
+  return range_size(kind == FORM_X ? t->x : kind == FORM_Q ? t->q : t->d);
+}
+
+static int64_t channel_of_output(const map *m, bool transposed, int64_t i) {
+  int64_t area = m->is_matrix ? 1 : transposed ? m->large[1] * m->large[2] : m->small[1] * m->small[2];
+  int64_t channels = m->is_matrix ? m->small[0] : transposed ? m->large[0] : m->small[0];
+  return i / area % channels;
+}
+
+/* reach += |W| size + |bias| with one kind of weights (or without a bias). */
+static qb_status add_reach(back_box *box, qb_node_id id, int weights, int kind, bool bias, double *reach,
+                           qb_error *error) {
+  const qb_graph *graph = box->pair->pair->quantized;
+  const back_layer *l = &box->pair->layers[id];
+  const qb_node *node = &graph->nodes[id];
+  map m = map_of(graph, &l->linear);
+  int64_t count = (int64_t)qb_shape_elements(&graph->values[l->linear.weight].shape);
+  int64_t inputs = box->ranges->values[node->inputs[0]].count, outputs = box->ranges->values[node->output].count;
+  double *w = qb_alloc((size_t)count, sizeof *w), *x = qb_alloc((size_t)inputs, sizeof *x);
+  qb_status status = w == NULL || x == NULL ? qb_fail_memory(error, node->name, (size_t)count * sizeof *w) : QB_OK;
+  for (int64_t i = 0; status == QB_OK && i < count; i++)
+    w[i] = fabs(l->weight[weights][i]);
+  for (int64_t i = 0; status == QB_OK && i < inputs; i++)
+    x[i] = size_of(box->ranges, node->inputs[0], kind, i);
+  bool transposed = node->op == QB_OP_CONV_TRANSPOSE;
+  if (status == QB_OK)
+    apply_map(&m, transposed, w, x, reach);
+  for (int64_t i = 0; status == QB_OK && bias && i < outputs; i++)
+    reach[i] += fabs(l->bias[weights][channel_of_output(&m, transposed, i)]);
+  qb_free(w);
+  qb_free(x);
+  return status;
+}
+
+static qb_status prepare_reach(back_box *box, qb_node_id id, qb_error *error) {
+  back_node *n = &box->nodes[id];
+  int64_t outputs = box->ranges->values[box->pair->pair->quantized->nodes[id].output].count;
+  for (int kind = 0; kind < FORM_KINDS; kind++) {
+    n->reach[kind] = qb_arena_alloc(&box->arena, (size_t)outputs, sizeof(double));
+    if (n->reach[kind] == NULL)
+      return qb_fail_memory(error, "a layer", (size_t)outputs * sizeof(double));
+  }
+  QB_TRY(add_reach(box, id, LAYER_W, FORM_X, true, n->reach[FORM_X], error));
+  QB_TRY(add_reach(box, id, LAYER_W_Q, FORM_Q, true, n->reach[FORM_Q], error));
+  QB_TRY(add_reach(box, id, LAYER_MOVED, FORM_X, true, n->reach[FORM_D], error));
+  return add_reach(box, id, LAYER_W_Q, FORM_D, false, n->reach[FORM_D], error);
+}
+
+/* -------------------------------------------------------------------------------------- what a node needs, activations
+ */
+
+/* One element of an activation: its functions and what is known in front of it. */
+typedef struct element {
+  bends b;
+  triple in, out;
+  double slope[3], constant[3]; /* of f, up, down where they are straight */
+  bool decided;
+} element;
+
+static element element_in(const back_box *box, qb_node_id id, int64_t i, triple in) {
+  element e = {.in = in};
+  e.b = bends_of(box->pair->pair, id, i, e.in.q);
+  bool f = bend_is_straight(&e.b.f, e.in.x, &e.slope[0], &e.constant[0]);
+  bool up = bend_is_straight(&e.b.up, e.in.q, &e.slope[1], &e.constant[1]);
+  bool down = bend_is_straight(&e.b.down, e.in.q, &e.slope[2], &e.constant[2]);
+  e.decided = f && up && down;
+  return e;
+}
+
+static element element_of(const back_box *box, qb_node_id id, int64_t i) {
+  const qb_node *node = &box->pair->pair->quantized->nodes[id];
+  return element_in(box, id, i, box->ranges->values[node->inputs[0]].at[i]);
+}
+
+/* An evaluation that rounds otherwise may find an element undecided that is decided here by little, and have made more
+ * of it: so those are undecided, too. */
+static bool is_undecided(const back_box *box, qb_node_id id, int64_t i) {
+  triple t = box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]].at[i];
+  double x = 1e-6 * range_size(t.x) + DBL_MIN, q = 1e-6 * range_size(t.q) + DBL_MIN;
+  t.x = (range){t.x.lo - x, t.x.hi + x};
+  t.q = (range){t.q.lo - q, t.q.hi + q};
+  return !element_in(box, id, i, t).decided;
+}
+
+int64_t undecided_of(const back_box *box, qb_value_id value, int64_t *list) {
+  const qb_graph *graph = box->pair->pair->quantized;
+  int64_t count = 0;
+  for (int64_t i = 0; i < box->ranges->values[value].count; i++) {
+    bool undecided = false;
+    for (qb_node_id id = 0; !undecided && id < graph->node_count; id++)
+      if (box->pair->bent[id] && graph->nodes[id].inputs[0] == value)
+        undecided = is_undecided(box, id, i);
+    if (undecided)
+      list[count++] = i;
+  }
+  return count;
+}
+
+static int compare_claims(const void *a, const void *b) {
+  const slope_claim *one = a, *two = b;
+  if (one->node != two->node)
+    return one->node < two->node ? -1 : 1;
+  return (one->element > two->element) - (one->element < two->element);
+}
+
+static const double *claimed_slopes(const back_box *box, qb_node_id id, int64_t i) {
+  slope_claim key = {.node = id, .element = i};
+  const slope_claim *found =
+      box->slope_count == 0 ? NULL : bsearch(&key, box->slopes, (size_t)box->slope_count, sizeof key, compare_claims);
+  return found == NULL ? NULL : found->slope;
+}
+
+static plane range_above(range y, double sign) { return (plane){0, 0, sign > 0 ? y.hi : -y.lo}; }
+
+/* Above sign y or sign y' over x or q alone. */
+static plane line_above(const element *e, int kind, double sign, const triple *out, const double *claimed) {
+  const bend *b = kind == FORM_X ? &e->b.f : sign > 0 ? &e->b.up : &e->b.down;
+  range x = kind == FORM_X ? e->in.x : e->in.q;
+  int piece = kind == FORM_X ? 0 : sign > 0 ? 1 : 2;
+  double slope, constant;
+  if (!isfinite(x.lo) || !isfinite(x.hi))
+    return range_above(kind == FORM_X ? out->x : out->q, sign);
+  if (bend_is_straight(b, x, &slope, &constant))
+    return (plane){sign * e->slope[piece], 0, sign * e->constant[piece]};
+  slope = claimed != NULL ? claimed[2 * kind + (sign < 0)] : line_slope(b, x, sign);
+  return (plane){slope, 0, line_constant(b, x, sign, slope)};
+}
+
+/* sign (y' - y) where nothing is bent: (sg - sf) x + sg d + cg - cf. */
+static plane moved_above(const element *e, double sign) {
+  int g = sign > 0 ? 1 : 2;
+  double slope = e->slope[g] - e->slope[0], constant = add_up(sign * e->constant[g], -sign * e->constant[0]);
+  if (slope != 0 && fabs(slope) != 1) /* may be rounded */
+    constant = add_up(constant, mul_up(0x1p-52 * fabs(slope), range_size(e->in.x)));
+  return (plane){sign * slope, sign * e->slope[g], constant};
+}
+
+static void prepare_element(back_box *box, qb_node_id id, int64_t i, const triple *out) {
+  back_node *n = &box->nodes[id];
+  element e = element_of(box, id, i);
+  const double *claimed = e.decided ? NULL : claimed_slopes(box, id, i);
+  for (int side = 0; side < 2; side++) {
+    double sign = side == 0 ? 1 : -1, slope[2];
+    for (int kind = 0; kind < FORM_D; kind++)
+      n->line[kind][side][i] = line_above(&e, kind, sign, out, claimed);
+    if (e.decided) {
+      n->moved[side][i] = moved_above(&e, sign);
+      continue;
+    }
+    corners *c = &n->corners[side][n->undecided[i]];
+    if (!corners_find(&e.b.f, side == 0 ? &e.b.up : &e.b.down, &e.in, c)) {
+      c->count = 0;
+      n->moved[side][i] = range_above(out->d, sign);
+      continue;
+    }
+    lowest_slopes(c, 0, sign, &slope[0], &slope[1]);
+    if (claimed != NULL)
+      memcpy(slope, claimed + 4 + 2 * side, sizeof slope);
+    n->moved[side][i] = plane_above(c, 0, sign, slope[0], slope[1]);
+  }
+}
+
+static qb_status prepare_planes(back_box *box, qb_node_id id, qb_error *error) {
+  back_node *n = &box->nodes[id];
+  const cells *y = &box->ranges->values[box->pair->pair->quantized->nodes[id].output];
+  int32_t undecided = 0;
+  bool enough = (n->undecided = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof *n->undecided)) != NULL;
+  for (int64_t i = 0; enough && i < y->count; i++)
+    n->undecided[i] = element_of(box, id, i).decided ? -1 : undecided++;
+  for (int side = 0; side < 2; side++) {
+    for (int kind = 0; kind < FORM_D; kind++)
+      enough = (n->line[kind][side] = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof(plane))) != NULL && enough;
+    enough = (n->moved[side] = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof(plane))) != NULL && enough;
+    n->corners[side] = qb_arena_alloc(&box->arena, (size_t)undecided, sizeof(corners));
+    enough = enough && n->corners[side] != NULL;
+  }
+  if (!enough)
+    return qb_fail_memory(error, "planes", (size_t)y->count * 6 * sizeof(plane));
+#pragma omp parallel for schedule(static) if (!omp_in_parallel())
+  for (int64_t i = 0; i < y->count; i++)
+    prepare_element(box, id, i, &y->at[i]);
+  return QB_OK;
+}
+
+/* --------------------------------------------------------------------------------------------------------- the walk */
+
+static int kind_of(const carried *c, int part) { return part == 1 ? FORM_D : c->kind == FORM_Q ? FORM_Q : FORM_X; }
+
+double carried_reach(const carried *c, qb_value_id value, int part, int64_t i) {
+  return size_of(c->box->ranges, value, kind_of(c, part), i);
+}
+
+void settle(carried *c, int64_t row, const tally *t) {
+  c->constant[row] += t->sum;
+  c->lost[row] +=
+      1.01 * (rounding_of((double)t->terms + 32) * t->size + t->lost) + 0x1p-52 * fabs(c->constant[row]) + DBL_MIN;
+}
+
+double *carry_to(carried *c, qb_value_id value, int part, int64_t terms, bool *fresh) {
+  int64_t n = c->box->ranges->values[value].count;
+  double *coefficients = c->at[part][value];
+  *fresh = coefficients == NULL;
+  if (*fresh)
+    return c->at[part][value] = qb_alloc((size_t)(c->rows * n), sizeof *coefficients);
+  for (int64_t r = 0; r < c->rows; r++) {
+    tally t = {.terms = terms};
+    for (int64_t i = 0; i < n; i++)
+      if (coefficients[r * n + i] != 0)
+        t.size += fabs(coefficients[r * n + i]) * carried_reach(c, value, part, i);
+    settle(c, r, &t);
+  }
+  return coefficients;
+}
+
+/* Constants of a layer and what its sums lose: every coefficient over the input is a sum of at most `terms`. */
+static void settle_layer(carried *c, const map *m, bool transposed, const double *rows, const double *bias,
+                         const double *reach, int64_t outputs, int64_t terms) {
+  for (int64_t r = 0; r < c->rows; r++) {
+    tally t = {.terms = terms};
+    for (int64_t i = 0; i < outputs; i++) {
+      double factor = rows[r * outputs + i];
+      if (factor == 0)
+        continue;
+      t.sum += factor * bias[channel_of_output(m, transposed, i)];
+      t.size += fabs(factor) * reach[i];
+    }
+    t.terms += outputs;
+    settle(c, r, &t);
+  }
+}
+
+/* Both networks have the same values there: forms over d are 0. */
+static bool is_still(const carried *c, qb_value_id value) {
+  const cells *x = &c->box->ranges->values[value];
+  for (int64_t i = 0; i < x->count; i++)
+    if (x->at[i].d.lo != 0 || x->at[i].d.hi != 0)
+      return false;
+  return true;
+}
+
+static qb_status carry_layer(carried *c, qb_node_id id) {
+  const qb_graph *graph = c->box->pair->pair->quantized;
+  const back_layer *l = &c->box->pair->layers[id];
+  const back_node *n = &c->box->nodes[id];
+  qb_value_id x = graph->nodes[id].inputs[0], y = graph->nodes[id].output;
+  map m = map_of(graph, &l->linear);
+  bool transposed = graph->nodes[id].op == QB_OP_CONV_TRANSPOSE, fresh;
+  int64_t in = c->box->ranges->values[x].count, out = c->box->ranges->values[y].count;
+  int64_t terms = 2 * (transposed ? m.large[0] : m.small[0]) / m.group * l->linear.kernel_area;
+  int base = c->kind == FORM_Q ? LAYER_W_Q : LAYER_W;
+  const double *a = c->at[0][y], *d = c->at[1][y];
+  bool moves = d != NULL && !is_still(c, x);
+  double *to = carry_to(c, x, 0, terms, &fresh), *to_d = moves ? carry_to(c, x, 1, terms, &fresh) : NULL;
+  if (to == NULL || (moves && to_d == NULL))
+    return qb_fail_memory(c->error, graph->nodes[id].name, (size_t)(c->rows * in) * sizeof *to);
+  for (int64_t r = 0; r < c->rows; r++) {
+    if (a != NULL)
+      apply_map(&m, !transposed, l->weight[base], a + r * out, to + r * in);
+    if (d != NULL)
+      apply_map(&m, !transposed, l->weight[LAYER_MOVED], d + r * out, to + r * in);
+    if (moves)
+      apply_map(&m, !transposed, l->weight[LAYER_W_Q], d + r * out, to_d + r * in);
+  }
+  if (a != NULL)
+    settle_layer(c, &m, transposed, a, l->bias[base], n->reach[base], out, terms);
+  if (d != NULL)
+    settle_layer(c, &m, transposed, d, l->bias[LAYER_MOVED], n->reach[FORM_D], out, terms);
+  return QB_OK;
+}
+
+/* Adds factor times a plane at element i of one row. */
+static void take_plane(const plane *p, double factor, double *to, double *to_d, const double reach[2], tally *t) {
+  *to += factor * p->x;
+  if (to_d != NULL)
+    *to_d += factor * p->d;
+  t->sum += factor * p->constant;
+  t->size +=
+      factor * (fabs(p->x) * (p->x == 0 ? 0 : reach[0]) + fabs(p->d) * (p->d == 0 ? 0 : reach[1]) + fabs(p->constant));
+  t->terms += 3;
+}
+
+static void bend_row(const carried *c, qb_node_id id, int64_t r, double *to, double *to_d, tally *t) {
+  const back_node *n = &c->box->nodes[id];
+  const qb_node *node = &c->box->pair->pair->quantized->nodes[id];
+  int64_t count = c->box->ranges->values[node->output].count;
+  const double *rows = c->at[0][node->output], *rows_d = c->at[1][node->output];
+  for (int64_t i = 0; i < count; i++) {
+    double a = rows == NULL ? 0 : rows[r * count + i], d = rows_d == NULL ? 0 : rows_d[r * count + i];
+    double *at = &to[r * count + i], *at_d = to_d == NULL ? NULL : &to_d[r * count + i];
+    if (a == 0 && d == 0)
+      continue;
+    double reach[2] = {carried_reach(c, node->inputs[0], 0, i), carried_reach(c, node->inputs[0], 1, i)};
+    const corners *k = n->undecided[i] < 0 ? NULL : &n->corners[d < 0][n->undecided[i]];
+    if (c->joint && a != 0 && d != 0 && k != NULL && k->count > 0) {
+      double slope_x, slope_d;
+      lowest_slopes(k, a, d, &slope_x, &slope_d);
+      plane p = plane_above(k, a, d, slope_x, slope_d);
+      take_plane(&p, 1, at, at_d, reach, t);
+      continue;
+    }
+    if (a != 0)
+      take_plane(&n->line[c->kind == FORM_Q][a < 0][i], fabs(a), at, at_d, reach, t);
+    if (d != 0)
+      take_plane(&n->moved[d < 0][i], fabs(d), at, at_d, reach, t);
+  }
+}
+
+static qb_status carry_bent(carried *c, qb_node_id id) {
+  const qb_node *node = &c->box->pair->pair->quantized->nodes[id];
+  bool fresh;
+  double *to = carry_to(c, node->inputs[0], 0, 2, &fresh), *to_d = NULL;
+  if (c->at[1][node->output] != NULL)
+    to_d = carry_to(c, node->inputs[0], 1, 2, &fresh);
+  if (to == NULL || (to_d == NULL && c->at[1][node->output] != NULL))
+    return qb_fail_memory(c->error, node->name, (size_t)c->rows * sizeof *to);
+  for (int64_t r = 0; r < c->rows; r++) {
+    tally t = {0};
+    bend_row(c, id, r, to, to_d, &t);
+    settle(c, r, &t);
+  }
+  return QB_OK;
+}
+
+/* What is left are forms over the input, where x = q. */
+static void read_top(const carried *c, double *top) {
+  qb_value_id input = c->box->pair->pair->quantized->inputs[0];
+  const cells *x = &c->box->ranges->values[input];
+  for (int64_t r = 0; r < c->rows; r++) {
+    double sum = 0, size = fabs(c->constant[r]);
+    for (int64_t i = 0; c->at[0][input] != NULL && i < x->count; i++) {
+      double a = c->at[0][input][r * x->count + i], term = a == 0 ? 0 : a > 0 ? a * x->at[i].x.hi : a * x->at[i].x.lo;
+      sum += term;
+      size += fabs(term);
+    }
+    double lost = 1.01 * (c->lost[r] + rounding_of((double)x->count + 8) * size) + DBL_MIN;
+    top[r] = add_up(add_up(sum, c->constant[r]), lost);
+    top[r] = isnan(top[r]) ? INFINITY : top[r];
+  }
+}
+
+static qb_status walk_forms(carried *c, const forms *f, int64_t first) {
+  const qb_graph *graph = c->box->pair->pair->quantized;
+  int64_t n = c->box->ranges->values[f->value].count;
+  bool fresh;
+  double *rows = carry_to(c, f->value, f->kind == FORM_D ? 1 : 0, 0, &fresh);
+  if (rows == NULL)
+    return qb_fail_memory(c->error, "forms", (size_t)(c->rows * n) * sizeof *rows);
+  for (int64_t r = 0; r < c->rows; r++) {
+    rows[r * n + f->element[first + r]] = f->sign[first + r];
+    if (f->minus != NULL)
+      rows[r * n + f->minus[first + r]] = -f->sign[first + r];
+  }
+  for (qb_node_id id = graph->values[f->value].producer; id >= 0; id--) {
+    qb_value_id y = graph->nodes[id].output;
+    if (c->at[0][y] == NULL && c->at[1][y] == NULL)
+      continue;
+    QB_TRY(c->box->pair->layers[id].linear.node != QB_NONE ? carry_layer(c, id)
+           : c->box->pair->bent[id]                        ? carry_bent(c, id)
+                                                           : carry_links(c, id));
+    for (int part = 0; part < 2; part++) {
+      qb_free(c->at[part][y]);
+      c->at[part][y] = NULL;
+    }
+  }
+  return QB_OK;
+}
+
+static qb_status top_of_block(back_box *box, const forms *f, int64_t first, double *top, qb_error *error) {
+  size_t values = (size_t)box->pair->pair->quantized->value_count;
+  carried c = {.box = box, .kind = f->kind, .joint = f->joint, .error = error};
+  c.rows = f->count - first < BLOCK ? f->count - first : BLOCK;
+  double **table = qb_alloc(2 * values, sizeof *table), *sums = qb_alloc(2 * BLOCK, sizeof *sums);
+  qb_status status = QB_OK;
+  if (table == NULL || sums == NULL) {
+    status = qb_fail_memory(error, "forms", 2 * values * sizeof *table);
+  } else {
+    c.at[0] = table;
+    c.at[1] = table + values;
+    c.constant = sums;
+    c.lost = sums + BLOCK;
+    status = walk_forms(&c, f, first);
+  }
+  if (status == QB_OK)
+    read_top(&c, top + first);
+  for (size_t v = 0; table != NULL && v < 2 * values; v++)
+    qb_free(table[v]);
+  qb_free(table);
+  qb_free(sums);
+  return status;
+}
+
+static qb_status prepare_behind(back_box *box, qb_value_id value, qb_error *error) {
+  const qb_graph *graph = box->pair->pair->quantized;
+  for (qb_node_id id = graph->values[value].producer; id >= 0; id--) {
+    if (box->nodes[id].ready || box->ranges->values[graph->nodes[id].output].count == 0)
+      continue;
+    if (box->pair->layers[id].linear.node != QB_NONE)
+      QB_TRY(prepare_reach(box, id, error));
+    else if (box->pair->bent[id])
+      QB_TRY(prepare_planes(box, id, error));
+    box->nodes[id].ready = true;
+  }
+  return QB_OK;
+}
+
+qb_status forms_top(back_box *box, const forms *f, double *top, qb_error *error) {
+  qb_status status = prepare_behind(box, f->value, error);
+  if (status != QB_OK)
+    return status;
+#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel())
+  for (int64_t first = 0; first < f->count; first += BLOCK) {
+    qb_error own;
+    qb_status done = top_of_block(box, f, first, top, &own);
+    if (done != QB_OK) {
+#pragma omp critical(qb_check_forms)
+      status = qb_fail(error, done, "%s", own.message);
+    }
+  }
+  return status;
+}

@@ -1,0 +1,486 @@
+/* One box of inputs: ranges of all tensors, tightened by forms in front of activations that the claim names, then the
+ * outputs; for a box that was cut up, part by part. */
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "check/check_backward.h"
+#include "check/check_ball.h"
+
+/* A node of the tree of cuts: the half of `parent`'s box above or below the middle of an input. */
+typedef struct part {
+  int64_t parent; /* -1: the whole box */
+  int32_t axis;   /* across which it is cut itself, -1: a leaf */
+  bool upper;
+  int32_t depth;
+} part;
+
+enum { DEEPEST = 4096 }; /* ten float32 numbers cannot be halved so often */
+
+typedef struct job {
+  back_pair pair;
+  const box_claim *claim;
+  const float *lo, *hi;    /* (inputs) of the whole box */
+  int64_t inputs, outputs; /* elements */
+  bool *relaxed;           /* (nodes) */
+  part *parts;             /* (part_count) in preorder */
+  int64_t *open;           /* (part_count) for reading them */
+  int64_t part_count;
+  bool stopped; /* a part was refuted or has no rule */
+  range *d;     /* (outputs) hull over the parts */
+  recomputed *result;
+  qb_arena arena;
+} job;
+
+/* What is proved on one part. */
+typedef struct knowledge {
+  range *d; /* (outputs) */
+  bool keeps, known;
+  char why[320];
+} knowledge;
+
+/* ---------------------------------------------------------------------------------------------------- tightening */
+
+static void meet(triple *t) {
+  t->d = range_meet(t->d, range_sub(t->q, t->x));
+  t->q = range_meet(t->q, range_add(t->x, t->d));
+  t->x = range_meet(t->x, range_sub(t->q, t->d));
+}
+
+/* Forms 2 k and 2 k + 1 are element k and its negative. */
+typedef struct form_list {
+  int64_t *element, *minus;
+  double *sign, *top;
+} form_list;
+
+static bool new_forms(int64_t count, form_list *l) {
+  l->element = qb_alloc((size_t)count, sizeof *l->element);
+  l->minus = qb_alloc((size_t)count, sizeof *l->minus);
+  l->sign = qb_alloc((size_t)count, sizeof *l->sign);
+  l->top = qb_alloc((size_t)(FORM_KINDS * count), sizeof *l->top);
+  return l->element != NULL && l->minus != NULL && l->sign != NULL && l->top != NULL;
+}
+
+static void free_forms(form_list *l) {
+  qb_free(l->element);
+  qb_free(l->minus);
+  qb_free(l->sign);
+  qb_free(l->top);
+}
+
+/* Intersects what is known of some elements with what forms of a kind say. */
+static qb_status tighten(back_box *box, qb_value_id value, const int64_t *element, int64_t count, int kind, bool joint,
+                         qb_error *error) {
+  triple *at = box->ranges->values[value].at;
+  form_list l;
+  if (count == 0)
+    return QB_OK;
+  qb_status status =
+      new_forms(2 * count, &l) ? QB_OK : qb_fail_memory(error, "forms", (size_t)count * 6 * sizeof *l.top);
+  for (int64_t k = 0; status == QB_OK && k < 2 * count; k++) {
+    l.element[k] = element[k / 2];
+    l.sign[k] = k % 2 == 0 ? 1 : -1;
+  }
+  forms f = {value, kind, 2 * count, l.element, NULL, l.sign, joint};
+  if (status == QB_OK)
+    status = forms_top(box, &f, l.top, error);
+  for (int64_t k = 0; status == QB_OK && k < count; k++) {
+    triple *t = &at[element[k]];
+    range *r = kind == FORM_X ? &t->x : kind == FORM_Q ? &t->q : &t->d;
+    *r = range_meet(*r, (range){-l.top[2 * k + 1], l.top[2 * k]});
+    meet(t);
+  }
+  free_forms(&l);
+  return status;
+}
+
+/* Those whose q is not known well enough as x + d. */
+static int64_t keep_wide(const triple *at, int64_t *element, int64_t count) {
+  int64_t kept = 0;
+  for (int64_t k = 0; k < count; k++) {
+    const triple *t = &at[element[k]];
+    if (t->d.hi - t->d.lo > 0.05 * (t->q.hi - t->q.lo))
+      element[kept++] = element[k];
+  }
+  return kept;
+}
+
+/* x, then d, then q, of what is still undecided. */
+static qb_status tighten_undecided(back_box *box, qb_value_id value, qb_error *error) {
+  int64_t *element = qb_alloc((size_t)box->ranges->values[value].count, sizeof *element);
+  if (element == NULL)
+    return qb_fail_memory(error, "elements", (size_t)box->ranges->values[value].count * sizeof *element);
+  int64_t count = undecided_of(box, value, element);
+  qb_status status = tighten(box, value, element, count, FORM_X, false, error);
+  count = undecided_of(box, value, element);
+  if (status == QB_OK)
+    status = tighten(box, value, element, count, FORM_D, false, error);
+  count = undecided_of(box, value, element);
+  count = keep_wide(box->ranges->values[value].at, element, count);
+  if (status == QB_OK)
+    status = tighten(box, value, element, count, FORM_Q, false, error);
+  qb_free(element);
+  return status;
+}
+
+/* The one output that counts, or all of them. */
+static qb_status tighten_outputs(const job *j, back_box *box, qb_value_id output, qb_error *error) {
+  int64_t only = j->claim->only, count = only >= 0 ? 1 : j->outputs;
+  int64_t *element = qb_alloc((size_t)count, sizeof *element);
+  if (element == NULL)
+    return qb_fail_memory(error, "elements", (size_t)count * sizeof *element);
+  for (int64_t k = 0; k < count; k++)
+    element[k] = only >= 0 ? only : k;
+  qb_status status = only >= 0 ? QB_OK : tighten(box, output, element, count, FORM_X, true, error);
+  if (status == QB_OK)
+    status = tighten(box, output, element, count, FORM_D, true, error);
+  count = only >= 0 ? 0 : keep_wide(box->ranges->values[output].at, element, count);
+  if (status == QB_OK)
+    status = tighten(box, output, element, count, FORM_Q, true, error);
+  qb_free(element);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------- decisions */
+
+/* One output above all others in both networks, by ranges alone. */
+static bool keeps_by_ranges(const triple *y, int64_t count) {
+  int64_t top = 0;
+  for (int64_t k = 1; k < count; k++)
+    top = y[k].x.lo > y[top].x.lo ? k : top;
+  for (int64_t k = 0; k < count; k++)
+    if (k != top && !(y[top].x.lo > y[k].x.hi && y[top].q.lo > y[k].q.hi))
+      return false;
+  return count > 1;
+}
+
+static bool all_negative(const double *top, int64_t count) {
+  bool negative = count > 0;
+  for (int64_t k = 0; k < count; k++)
+    negative = negative && top[k] < 0;
+  return negative;
+}
+
+static qb_status bound_margins(back_box *box, qb_value_id output, int kind, int64_t count, const form_list *l,
+                               qb_error *error) {
+  forms f = {output, kind, count, l->element, l->minus, l->sign, true};
+  return forms_top(box, &f, l->top + kind * count, error);
+}
+
+/* Whether out_k - out_top is negative for all k in x, and in q: as the sum of the forms over x and over d, or by
+ * itself. */
+static qb_status prove_kept(back_box *box, qb_value_id output, int64_t n, const form_list *l, bool *keeps,
+                            qb_error *error) {
+  double *x = l->top + FORM_X * n, *q = l->top + FORM_Q * n, *d = l->top + FORM_D * n;
+  *keeps = false;
+  QB_TRY(bound_margins(box, output, FORM_X, n, l, error));
+  if (!all_negative(x, n))
+    return QB_OK;
+  QB_TRY(bound_margins(box, output, FORM_D, n, l, error));
+  for (int64_t k = 0; k < n; k++)
+    d[k] = add_up(x[k], d[k]);
+  *keeps = all_negative(d, n);
+  if (*keeps)
+    return QB_OK;
+  QB_TRY(bound_margins(box, output, FORM_Q, n, l, error));
+  for (int64_t k = 0; k < n; k++)
+    d[k] = fmin(q[k], d[k]);
+  *keeps = all_negative(d, n);
+  return QB_OK;
+}
+
+static qb_status keeps_by_forms(const job *j, back_box *box, qb_value_id output, bool *keeps, qb_error *error) {
+  const triple *y = box->ranges->values[output].at;
+  int64_t n = j->outputs - 1, top = 0;
+  form_list l;
+  qb_status status = new_forms(n, &l) ? QB_OK : qb_fail_memory(error, "margins", (size_t)n * sizeof *l.top);
+  for (int64_t k = 1; k <= n; k++)
+    top = y[k].x.lo / 2 + y[k].x.hi / 2 > y[top].x.lo / 2 + y[top].x.hi / 2 ? k : top;
+  for (int64_t k = 0; status == QB_OK && k < n; k++) {
+    l.element[k] = k < top ? k : k + 1;
+    l.minus[k] = top;
+    l.sign[k] = 1;
+  }
+  if (status == QB_OK)
+    status = prove_kept(box, output, n, &l, keeps, error);
+  free_forms(&l);
+  return status;
+}
+
+/* -------------------------------------------------------------------------------------------------------- one part */
+
+static qb_status bound_in(const job *j, int64_t limit, walk *w, back_box *box, knowledge *k, qb_error *error) {
+  const qb_graph *graph = j->pair.pair->quantized;
+  qb_value_id output = graph->outputs[0];
+  bool by_forms = strcmp(j->claim->method, "interval") != 0;
+  for (qb_node_id n = 0; n < graph->node_count; n++) {
+    QB_TRY(walk_visit(w, n, &k->known));
+    if (!k->known) {
+      snprintf(k->why, sizeof k->why, "%s", w->why);
+      return QB_OK;
+    }
+    if (by_forms && n < limit && j->relaxed[n] && w->values[graph->nodes[n].output].count > 0)
+      QB_TRY(tighten_undecided(box, graph->nodes[n].output, error));
+  }
+  if (by_forms)
+    QB_TRY(tighten_outputs(j, box, output, error));
+  for (int64_t i = 0; i < j->outputs; i++)
+    k->d[i] = w->values[output].at[i].d;
+  k->known = w->values[output].codes == NULL;
+  snprintf(k->why, sizeof k->why, "the network's output holds integer codes");
+  if (!j->claim->keeps)
+    return QB_OK;
+  if (by_forms)
+    return keeps_by_forms(j, box, output, &k->keeps, error);
+  k->keeps = keeps_by_ranges(w->values[output].at, j->outputs);
+  return QB_OK;
+}
+
+/* Bounds a box, relaxing no node from `limit` on; k->d is the caller's. */
+static qb_status bound_box(const job *j, int64_t limit, const float *lo, const float *hi, knowledge *k,
+                           qb_error *error) {
+  walk w;
+  back_box box = {0};
+  range *domain = qb_alloc((size_t)j->inputs, sizeof *domain);
+  if (domain == NULL)
+    return qb_fail_memory(error, "a box", (size_t)j->inputs * sizeof *domain);
+  for (int64_t i = 0; i < j->inputs; i++)
+    domain[i] = (range){(double)lo[i], (double)hi[i]};
+  qb_status status = walk_begin(&w, j->pair.pair, GRAIN_FINE, domain, error);
+  if (status == QB_OK)
+    status = back_box_begin(&j->pair, &w, j->claim->slopes, j->claim->slope_count, &box, error);
+  k->keeps = false;
+  if (status == QB_OK)
+    status = bound_in(j, limit, &w, &box, k, error);
+  back_box_free(&box);
+  walk_free(&w);
+  qb_free(domain);
+  return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------- the parts */
+
+/* The box of a part, from the whole one downwards. False where a cut leaves nothing on one side. */
+static bool box_of(const job *j, int64_t at, float *lo, float *hi) {
+  const part *p = &j->parts[at];
+  if (p->parent < 0) {
+    memcpy(lo, j->lo, (size_t)j->inputs * sizeof *lo);
+    memcpy(hi, j->hi, (size_t)j->inputs * sizeof *hi);
+    return true;
+  }
+  if (!box_of(j, p->parent, lo, hi))
+    return false;
+  int32_t axis = j->parts[p->parent].axis;
+  float middle = 0.5F * lo[axis] + 0.5F * hi[axis];
+  bool inside = middle > lo[axis] && middle < hi[axis];
+  (p->upper ? lo : hi)[axis] = middle;
+  return inside;
+}
+
+/* Preorder: behind a node that is cut come its lower half and all its parts, then the upper one. `open` are the nodes
+ * whose upper half has not come yet. */
+static bool read_tree(job *j, int64_t *open) {
+  const box_claim *c = j->claim;
+  int64_t waiting = 0;
+  for (int64_t i = 0; i < c->cut_count; i++) {
+    bool lower = i > 0 && j->parts[i - 1].axis >= 0;
+    if ((i > 0 && !lower && waiting == 0) || c->cuts[i] >= j->inputs)
+      return false;
+    int64_t parent = i == 0 ? -1 : lower ? i - 1 : open[--waiting];
+    j->parts[i] = (part){parent, c->cuts[i], i > 0 && !lower, parent < 0 ? 0 : j->parts[parent].depth + 1};
+    if (j->parts[i].axis >= 0)
+      open[waiting++] = i;
+    if (j->parts[i].depth > DEEPEST)
+      return false;
+  }
+  return waiting == 0 && j->parts[c->cut_count - 1].axis < 0;
+}
+
+static bool fits(const job *j, const knowledge *k) {
+  const box_claim *c = j->claim;
+  if (c->keeps && !k->keeps)
+    return false;
+  for (int64_t i = 0; i < j->outputs; i++) {
+    if ((c->only < 0 || c->only == i) && !(range_size(k->d[i]) <= c->bound))
+      return false;
+    if (c->output_count > 0 && !(c->outputs[i].lo <= k->d[i].lo && c->outputs[i].hi >= k->d[i].hi))
+      return false;
+  }
+  return true;
+}
+
+/* Why it does not. */
+static void explain(const job *j, const knowledge *k, char why[RECOMPUTED_WHY]) {
+  const box_claim *c = j->claim;
+  for (int64_t i = 0; i < j->outputs; i++) {
+    bool outside = c->output_count > 0 && !(c->outputs[i].lo <= k->d[i].lo && c->outputs[i].hi >= k->d[i].hi);
+    if (outside)
+      snprintf(why, RECOMPUTED_WHY, "output %lld: only [%.9g, %.9g] follows, not [%.9g, %.9g]", (long long)i,
+               k->d[i].lo, k->d[i].hi, c->outputs[i].lo, c->outputs[i].hi);
+    else if ((c->only < 0 || c->only == i) && !(range_size(k->d[i]) <= c->bound))
+      snprintf(why, RECOMPUTED_WHY, "output %lld: only the bound %.9g follows, not %.9g", (long long)i,
+               range_size(k->d[i]), c->bound);
+    else
+      continue;
+    return;
+  }
+  snprintf(why, RECOMPUTED_WHY, "it does not follow that the largest output stays the same");
+}
+
+typedef struct workspace {
+  knowledge own, around;
+  float *lo, *hi;
+} workspace;
+
+static bool new_workspace(const job *j, workspace *s) {
+  *s = (workspace){.lo = qb_alloc((size_t)j->inputs, sizeof(float)), .hi = qb_alloc((size_t)j->inputs, sizeof(float))};
+  s->own.d = qb_alloc((size_t)j->outputs, sizeof(range));
+  s->around.d = qb_alloc((size_t)j->outputs, sizeof(range));
+  return s->lo != NULL && s->hi != NULL && s->own.d != NULL && s->around.d != NULL;
+}
+
+static void free_workspace(workspace *s) {
+  qb_free(s->lo);
+  qb_free(s->hi);
+  qb_free(s->own.d);
+  qb_free(s->around.d);
+}
+
+/* The last node before `limit` that is relaxed, or -1, also where there is one part: its nodes are all in the list. */
+static int64_t last_relaxed(const job *j, int64_t limit) {
+  for (int64_t n = j->part_count > 1 ? limit - 1 : -1; n >= 0; n--)
+    if (j->relaxed[n])
+      return n;
+  return -1;
+}
+
+static void add_knowledge(const job *j, const knowledge *more, knowledge *k) {
+  k->known = more->known;
+  memcpy(k->why, more->why, sizeof k->why);
+  k->keeps = k->keeps || more->keeps;
+  for (int64_t i = 0; i < j->outputs && more->known; i++)
+    k->d[i] = range_meet(k->d[i], more->d[i]);
+}
+
+/* What is known of a leaf: bounded itself and, as long as that is not enough, as a piece of the parts around it; then
+ * the same without the last nodes, which some parts had no time for. Nothing where a cut leaves nothing on one side. */
+static qb_status learn(const job *j, int64_t leaf, workspace *s, qb_error *error) {
+  knowledge *k = &s->own;
+  k->known = true;
+  k->keeps = false;
+  for (int64_t i = 0; i < j->outputs; i++)
+    k->d[i] = (range){-INFINITY, INFINITY};
+  for (int64_t limit = j->pair.pair->quantized->node_count; limit >= 0 && k->known && !fits(j, k);
+       limit = last_relaxed(j, limit))
+    for (int64_t p = leaf; p >= 0 && k->known && !fits(j, k); p = j->parts[p].parent) {
+      if (!box_of(j, p, s->lo, s->hi))
+        return QB_OK;
+      QB_TRY(bound_box(j, limit, s->lo, s->hi, &s->around, error));
+      add_knowledge(j, &s->around, k);
+    }
+  return QB_OK;
+}
+
+/* Joins a leaf with the result; called by one thread at a time. */
+static void join(job *j, const knowledge *k) {
+  recomputed *r = j->result;
+  if (j->stopped)
+    return;
+  if (!k->known) {
+    r->known = false;
+    snprintf(r->why, sizeof r->why, "%s", k->why);
+  } else if (!fits(j, k)) {
+    r->refuted = true;
+    explain(j, k, r->why);
+  }
+  j->stopped = !r->known || r->refuted;
+  for (int64_t i = 0; i < j->outputs && !j->stopped; i++)
+    if (j->claim->only < 0 || j->claim->only == i)
+      r->bound = fmax(r->bound, range_size(k->d[i]));
+}
+
+static qb_status bound_parts(job *j, qb_error *error) {
+  qb_status status = QB_OK;
+  bool stop = false;
+#pragma omp parallel for schedule(dynamic) if (j->part_count > 1)
+  for (int64_t i = 0; i < j->part_count; i++) {
+    workspace s;
+    qb_error own;
+    bool skip;
+#pragma omp atomic read
+    skip = stop;
+    if (skip || j->parts[i].axis >= 0)
+      continue;
+    qb_status done =
+        new_workspace(j, &s) ? learn(j, i, &s, &own) : qb_fail_memory(&own, "a box", (size_t)j->inputs * sizeof(float));
+#pragma omp critical(qb_check_parts)
+    {
+      if (done == QB_OK)
+        join(j, &s.own);
+      else
+        status = qb_fail(error, done, "%s", own.message);
+#pragma omp atomic write
+      stop = j->stopped || done != QB_OK;
+    }
+    free_workspace(&s);
+  }
+  return status;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- a box */
+
+static void refuse(recomputed *result, const char *why) {
+  result->refuted = true;
+  snprintf(result->why, sizeof result->why, "%s", why);
+}
+
+static qb_status prepare(job *j, const qb_pair *pair, qb_error *error) {
+  size_t nodes = (size_t)pair->quantized->node_count;
+  const box_claim *c = j->claim;
+  j->part_count = c->cut_count > 0 ? c->cut_count : 1;
+  j->relaxed = qb_arena_alloc(&j->arena, nodes, sizeof *j->relaxed);
+  j->parts = qb_arena_alloc(&j->arena, (size_t)j->part_count, sizeof *j->parts);
+  j->open = qb_arena_alloc(&j->arena, (size_t)j->part_count, sizeof *j->open);
+  if (j->relaxed == NULL || j->parts == NULL || j->open == NULL)
+    return qb_fail_memory(error, "a box", nodes + (size_t)j->part_count * sizeof *j->parts);
+  j->parts[0] = (part){-1, -1, false, 0};
+  for (int64_t i = 0; i < c->relaxed_count; i++) {
+    if (c->relaxed[i] >= pair->quantized->node_count) {
+      refuse(j->result, "it names a node that the network does not have");
+      return QB_OK;
+    }
+    j->relaxed[c->relaxed[i]] = true;
+  }
+  return back_pair_make(pair, &j->pair, error);
+}
+
+qb_status recompute_box(const box_claim *c, const qb_pair *pair, const float *lo, const float *hi, recomputed *result,
+                        qb_error *error) {
+  const qb_graph *graph = pair->quantized;
+  static const char *const methods[] = {"interval", "relaxation", "bisection"};
+  job j = {.claim = c, .lo = lo, .hi = hi, .result = result};
+  *result = (recomputed){0};
+  for (int k = 0; k < 3; k++)
+    result->known = result->known || strcmp(c->method, methods[k]) == 0;
+  if (!result->known) {
+    snprintf(result->why, sizeof result->why, "the method '%s' is not known here", c->method);
+    return QB_OK;
+  }
+  j.inputs = (int64_t)qb_shape_elements(&graph->values[graph->inputs[0]].shape);
+  j.outputs = (int64_t)qb_shape_elements(&graph->values[graph->outputs[0]].shape);
+  if (c->only >= j.outputs || (c->output_count > 0 && c->output_count != j.outputs)) {
+    refuse(result, "the network has other outputs than the certificate");
+    return QB_OK;
+  }
+  qb_arena_init(&j.arena);
+  qb_status status = prepare(&j, pair, error);
+  if (status == QB_OK && c->cut_count > 0 && !read_tree(&j, j.open))
+    refuse(result, "the cuts are no tree over the inputs");
+  if (status == QB_OK && !result->refuted)
+    status = bound_parts(&j, error);
+  back_pair_free(&j.pair);
+  qb_arena_free(&j.arena);
+  return status;
+}

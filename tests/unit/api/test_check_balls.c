@@ -1,0 +1,334 @@
+/* Certificates of balls and of boxes that were cut up, as files: what was certified is verified, and a file in which
+ * one number was changed so that a claim no longer follows is refuted. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <omp.h>
+
+#include "api/model.h"
+#include "base/hash.h"
+#include "data/digits.h"
+#include "support/temp_folder.h"
+
+enum { IMAGES = 2 };
+
+typedef struct fixture {
+  temp_folder *folder;
+  char net[128], other[2][128]; /* paths; quantized to 6 and to 5 bits */
+  json_t *balls, *cuts;         /* certificates: of balls; of a box that was cut up */
+} fixture;
+
+static fixture files;
+
+static void must(qb_status status, const qb_error *error) {
+  if (status != QB_OK)
+    fail_msg("%s", error->message);
+}
+
+static const char *keep(const char *name) { return temp_path(files.folder, name); }
+
+static void make_networks(void) {
+  qb_error error = {0};
+  qb_train_settings train;
+  qb_data data;
+  qb_data_default(&data);
+  data.path = "digits:2000:3";
+  data.preprocess = "unit";
+  qb_train_settings_default(&train);
+  train.layers = 3;
+  train.width = 20;
+  train.epochs = 4;
+  snprintf(files.net, sizeof files.net, "%s", keep("net.onnx"));
+  must(qb_train_mlp(&data, NULL, &train, NULL, files.net, &(qb_train_info){0}, &error), &error);
+  for (int k = 0; k < 2; k++) {
+    qb_model *model, *quantized;
+    qb_quantize_settings how;
+    qb_save_settings save;
+    snprintf(files.other[k], sizeof files.other[k], "%s", keep(k == 0 ? "net6.onnx" : "net5.onnx"));
+    must(qb_model_load(files.net, &model, &error), &error);
+    qb_quantize_settings_default(&how);
+    how.bits = 6 - k;
+    must(qb_quantize(model, &how, NULL, &quantized, NULL, &error), &error);
+    qb_save_settings_default(&save);
+    must(qb_model_save(quantized, files.other[k], &save, &(qb_save_info){0}, &error), &error);
+    qb_model_free(quantized);
+    qb_model_free(model);
+  }
+}
+
+static json_t *certify(qb_certify_settings *settings, const char *name) {
+  qb_error error = {0};
+  qb_model *model, *quantized;
+  qb_certificate certificate;
+  must(qb_model_load(files.net, &model, &error), &error);
+  must(qb_model_load(files.other[0], &quantized, &error), &error);
+  must(qb_certify(model, quantized, settings, NULL, &certificate, &error), &error);
+  must(qb_certificate_save(&certificate, keep(name), &error), &error);
+  qb_certificate_free(&certificate);
+  qb_model_free(quantized);
+  qb_model_free(model);
+  json_t *root = json_load_file(keep(name), 0, NULL);
+  assert_non_null(root);
+  return root;
+}
+
+static bool varies(int i) { return i % 150 == 75; }
+
+/* A few inputs vary around the middle of their range; the others stay. */
+static void write_box(const char *path) {
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  for (int i = 0; i < 2 * QB_DIGITS_PIXELS; i++)
+    fprintf(file, "%s%s%d", i == 0 ? "" : ",", i < QB_DIGITS_PIXELS ? "lo" : "hi", i % QB_DIGITS_PIXELS);
+  fprintf(file, "\n");
+  for (int i = 0; i < 2 * QB_DIGITS_PIXELS; i++)
+    fprintf(file, "%s%g", i == 0 ? "" : ",", !varies(i % QB_DIGITS_PIXELS) ? 0.25 : i < QB_DIGITS_PIXELS ? 0.1 : 0.9);
+  fprintf(file, "\n");
+  assert_int_equal(fclose(file), 0);
+}
+
+static int make_files(void **state) {
+  static const qb_radius radii[2] = {{0.5, true}, {6, true}};
+  qb_certify_settings settings;
+  qb_data around;
+  omp_set_num_threads(2);
+  temp_folder_create(state);
+  files.folder = *state;
+  make_networks();
+  qb_certify_settings_default(&settings);
+  qb_data_default(&around);
+  around.path = "digits:2:5";
+  around.preprocess = settings.preprocess = "unit";
+  settings.worst_case = settings.search = false;
+  settings.around = &around;
+  settings.radii = radii;
+  settings.radius_count = 2;
+  files.balls = certify(&settings, "balls.json");
+  qb_certify_settings_default(&settings);
+  char box[128];
+  snprintf(box, sizeof box, "%s", keep("box.csv"));
+  write_box(box);
+  settings.domain = QB_DOMAIN_FILE;
+  settings.box = box;
+  settings.search = false;
+  settings.timeout_seconds = 0.3;
+  settings.methods = "bisection";
+  files.cuts = certify(&settings, "cuts.json");
+  return 0;
+}
+
+static int drop_files(void **state) {
+  json_decref(files.balls);
+  json_decref(files.cuts);
+  *state = files.folder;
+  return temp_folder_remove(state);
+}
+
+/* The verdict on a certificate; takes over `root`. */
+static qb_check_report judge(json_t *root) {
+  qb_error error = {0};
+  qb_check_report report;
+  assert_int_equal(json_dump_file(root, keep("planted.json"), 0), 0);
+  json_decref(root);
+  must(qb_check(keep("planted.json"), files.net, files.other[0], 0, &report, &error), &error);
+  return report;
+}
+
+static void expect(json_t *root, qb_check_verdict verdict, const char *what) {
+  qb_check_report report = judge(root);
+  if (report.verdict != verdict)
+    fail_msg("%s: %s, %s", what, qb_check_verdict_name(report.verdict), report.why);
+}
+
+static json_t *ball(json_t *root, size_t k) { return json_array_get(json_object_get(root, "balls"), k); }
+
+static void scale(json_t *object, const char *key, double factor) {
+  json_object_set_new(object, key, json_real(factor * json_number_value(json_object_get(object, key))));
+}
+
+/* ------------------------------------------------------------------------------------------------------------ balls */
+
+static void honest_balls_are_verified(void **state) {
+  (void)state;
+  int relaxed = 0, proved = 0;
+  for (size_t k = 0; k < 2 * IMAGES; k++) {
+    json_t *b = ball(files.balls, k);
+    relaxed += json_array_size(json_object_get(b, "slopes")) > 0;
+    proved += strcmp(json_string_value(json_object_get(b, "decision")), "PROVED") == 0;
+  }
+  assert_true(relaxed > 0 && proved > 0); /* else the other tests say little */
+  qb_check_report report = judge(json_deep_copy(files.balls));
+  assert_string_equal(report.why, "the bounds and decisions of all balls follow (4)");
+  assert_int_equal(report.verdict, QB_CHECK_VERIFIED);
+}
+
+static void smaller_claims_are_refuted(void **state) {
+  (void)state;
+  for (size_t k = 0; k < 2 * IMAGES; k++) {
+    json_t *root = json_deep_copy(files.balls);
+    scale(ball(root, k), "bound", 1 - 3e-6);
+    expect(root, QB_CHECK_REFUTED, "a smaller bound");
+    root = json_deep_copy(files.balls);
+    json_t *output = json_array_get(json_object_get(ball(root, k), "outputs"), k);
+    double lo = json_number_value(json_array_get(output, 0)), hi = json_number_value(json_array_get(output, 1));
+    json_array_set_new(output, 1, json_real(hi - 1e-4 * (hi - lo) - 3e-6 * fmax(fabs(lo), fabs(hi))));
+    expect(root, QB_CHECK_REFUTED, "a smaller range");
+  }
+  json_t *root = json_deep_copy(files.balls);
+  scale(json_array_get(json_object_get(json_object_get(root, "around"), "curve"), 1), "largest_bound", 0.999);
+  expect(root, QB_CHECK_REFUTED, "a smaller curve");
+  root = json_deep_copy(files.balls);
+  scale(ball(root, 0), "bound", 2);
+  json_object_set_new(ball(root, 0), "method", json_null());
+  expect(root, QB_CHECK_REFUTED, "a bound without a proof");
+}
+
+/* One slope of one element; those of elements that matter little cost less than the margin. */
+static void other_slopes_are_refuted(void **state) {
+  (void)state;
+  int refuted = 0, planted = 0;
+  for (size_t k = 0; k < 2 * IMAGES; k++) {
+    size_t count = json_array_size(json_object_get(ball(files.balls, k), "slopes"));
+    for (size_t i = 0; i < count && i < 40; i += 2) {
+      json_t *root = json_deep_copy(files.balls);
+      json_t *entry = json_array_get(json_object_get(ball(root, k), "slopes"), i);
+      json_array_set_new(entry, 2 + 5, json_real(json_number_value(json_array_get(entry, 2 + 5)) + 20));
+      refuted += judge(root).verdict == QB_CHECK_REFUTED;
+      planted++;
+    }
+  }
+  print_message("%d of %d changed slopes refuted\n", refuted, planted);
+  assert_true(planted > 10 && refuted > planted / 4);
+}
+
+static void other_layers_decisions_and_centres_are_refuted(void **state) {
+  (void)state;
+  for (size_t k = 0; k < 2 * IMAGES; k++) {
+    bool proved = strcmp(json_string_value(json_object_get(ball(files.balls, k), "decision")), "PROVED") == 0;
+    json_t *root = json_deep_copy(files.balls);
+    json_object_set_new(ball(root, k), "decision", json_string(proved ? "UNKNOWN" : "PROVED"));
+    expect(root, QB_CHECK_REFUTED, "another decision"); /* or another curve than the decisions */
+    if (json_array_size(json_object_get(ball(files.balls, k), "slopes")) > 0) {
+      root = json_deep_copy(files.balls);
+      json_array_clear(json_object_get(ball(root, k), "relaxed"));
+      expect(root, QB_CHECK_REFUTED, "a layer that was not relaxed");
+    }
+  }
+  json_t *root = json_deep_copy(files.balls);
+  json_t *values =
+      json_object_get(json_array_get(json_object_get(json_object_get(root, "around"), "centres"), 0), "values");
+  json_array_set_new(values, 300, json_real(0.75));
+  expect(root, QB_CHECK_REFUTED, "another centre");
+  root = json_deep_copy(files.balls);
+  json_object_set_new(ball(root, 0), "method", json_string("trust_me"));
+  expect(root, QB_CHECK_UNKNOWN, "another method");
+}
+
+/* A decision that is claimed, and counted, where the ball is far too wide for it. */
+static void decisions_are_recomputed(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.balls), *around = json_object_get(root, "around");
+  json_t *point = json_array_get(json_object_get(around, "curve"), 1);
+  json_t *reach = json_array_get(json_object_get(point, "reach"), 0);
+  json_array_set_new(reach, 1, json_real(0.8)); /* any image: bounds are raised, decisions stay */
+  for (size_t k = 1; k < 2 * IMAGES; k += 2) {
+    json_object_set_new(ball(root, k), "bound", json_real(1e9));
+    json_object_set_new(ball(root, k), "outputs", json_null());
+    json_object_set_new(ball(root, k), "decision", json_string("UNKNOWN"));
+  }
+  json_object_set_new(point, "largest_bound", json_real(1e9));
+  json_object_set_new(point, "median_bound", json_real(1e9));
+  json_object_set_new(point, "proved", json_integer(0));
+  json_object_set_new(point, "refuted", json_integer(0));
+  json_object_set_new(point, "unknown", json_integer(IMAGES));
+  expect(json_deep_copy(root), QB_CHECK_VERIFIED, "nothing but a large bound");
+  json_object_set_new(ball(root, 1), "decision", json_string("PROVED"));
+  json_object_set_new(point, "proved", json_integer(1));
+  json_object_set_new(point, "unknown", json_integer(IMAGES - 1));
+  expect(root, QB_CHECK_REFUTED, "a decision that does not follow");
+}
+
+/* The quantized file is another one, and its hash is made to fit. */
+static void another_network_is_refuted(void **state) {
+  (void)state;
+  const json_t *roots[2] = {files.balls, files.cuts};
+  for (int k = 0; k < 2; k++) {
+    qb_error error = {0};
+    qb_check_report report;
+    qb_hash hash;
+    char text[QB_HASH_TEXT];
+    json_t *root = json_deep_copy(roots[k]);
+    must(qb_hash_file(files.other[1], &hash, &error), &error);
+    json_object_set_new(json_object_get(json_object_get(root, "models"), "quantized"), "sha256",
+                        json_string(qb_hash_print(&hash, text)));
+    assert_int_equal(json_dump_file(root, keep("planted.json"), 0), 0);
+    json_decref(root);
+    must(qb_check(keep("planted.json"), files.net, files.other[1], 0, &report, &error), &error);
+    assert_true(report.files_match);
+    assert_int_equal(report.verdict, QB_CHECK_REFUTED);
+  }
+}
+
+/* ------------------------------------------------------------------------------------------------------------- cuts */
+
+static json_t *worst(json_t *root) { return json_object_get(root, "worst_case"); }
+
+static void honest_cuts_are_verified(void **state) {
+  (void)state;
+  assert_string_equal(json_string_value(json_object_get(worst(files.cuts), "method")), "bisection");
+  assert_true(json_array_size(json_object_get(worst(files.cuts), "cuts")) > 4);
+  qb_check_report report = judge(json_deep_copy(files.cuts));
+  if (report.verdict != QB_CHECK_VERIFIED)
+    fail_msg("%s", report.why);
+  assert_true(report.recomputed <= report.claimed && report.recomputed >= 0.99 * report.claimed);
+}
+
+static void other_cuts_are_refuted(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.cuts);
+  scale(worst(root), "bound", 0.8); /* parts around a leaf may prove a little more than the engine asked for */
+  expect(root, QB_CHECK_REFUTED, "a smaller bound");
+  root = json_deep_copy(files.cuts);
+  json_t *cuts = json_object_get(worst(root), "cuts");
+  json_array_clear(cuts);
+  json_array_append_new(cuts, json_integer(-1));
+  expect(root, QB_CHECK_REFUTED, "no cuts");
+  root = json_deep_copy(files.cuts);
+  cuts = json_object_get(worst(root), "cuts");
+  json_array_remove(cuts, json_array_size(cuts) - 1);
+  expect(root, QB_CHECK_REFUTED, "half a tree");
+  int refuted = 0, planted = 0;
+  for (size_t i = 0; i < json_array_size(json_object_get(worst(files.cuts), "cuts")) && planted < 8; i++) {
+    root = json_deep_copy(files.cuts);
+    cuts = json_object_get(worst(root), "cuts");
+    json_int_t axis = json_integer_value(json_array_get(cuts, i));
+    if (axis >= 0) { /* across an input that does not vary, then across another one */
+      json_array_set_new(cuts, i, json_integer(0));
+      expect(json_deep_copy(root), QB_CHECK_REFUTED, "a cut across nothing");
+      json_array_set_new(cuts, i, json_integer(axis == 75 ? 225 : 75));
+      refuted += judge(json_deep_copy(root)).verdict == QB_CHECK_REFUTED;
+      planted++;
+    }
+    json_decref(root);
+  }
+  print_message("%d of %d changed cuts refuted\n", refuted, planted);
+  assert_true(planted > 1 && refuted > 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(honest_balls_are_verified), cmocka_unit_test(smaller_claims_are_refuted),
+      cmocka_unit_test(other_slopes_are_refuted),  cmocka_unit_test(other_layers_decisions_and_centres_are_refuted),
+      cmocka_unit_test(decisions_are_recomputed),  cmocka_unit_test(another_network_is_refuted),
+      cmocka_unit_test(honest_cuts_are_verified),  cmocka_unit_test(other_cuts_are_refuted),
+  };
+  return cmocka_run_group_tests(tests, make_files, drop_files);
+}

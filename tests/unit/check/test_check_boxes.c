@@ -1,0 +1,215 @@
+/* The checker's own recomputation of boxes on random pairs of networks: what the engine claims follows, smaller claims
+ * do not, and no found error exceeds what the checker proves, whatever slopes, cuts and nodes a claim names. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <omp.h>
+
+#include "api/ball_call.h"
+#include "base/alloc.h"
+#include "bound/refine.h"
+#include "check/check_ball.h"
+#include "graph/pass_drop_clip.h"
+#include "support/cases.h"
+#include "support/error_search.h"
+#include "support/random_network.h"
+
+enum { CASES = 300, ROUNDS = 3, OUTPUTS = 256 };
+
+/* A box around a random point: of the whole domain's width or of a part of it. */
+static void shrink_domain(qb_domain *domain, qb_rng *rng) {
+  static const double parts[] = {1e-6, 1e-3, 0.03, 0.2, 1};
+  double part = parts[qb_rng_below(rng, 5)];
+  for (int64_t i = 0; i < domain->count && part < 1; i++) {
+    double lo = (double)domain->lo[i], hi = (double)domain->hi[i], at = lo + qb_rng_double(rng) * (hi - lo);
+    float left = (float)fmax(lo, at - 0.5 * part * (hi - lo)), right = (float)fmin(hi, at + 0.5 * part * (hi - lo));
+    domain->lo[i] = left;
+    domain->hi[i] = fmaxf(left, right);
+  }
+}
+
+/* Leaves activations to the clamps of quantizers in half of the cases; false where the two networks match no more. */
+static bool merge_activations(random_network *network, qb_rng *rng) {
+  if (network->style.differing_constants || qb_rng_below(rng, 2) == 0 || qb_drop_clips(&network->quantized) == 0)
+    return true;
+  qb_pair_free(&network->pair);
+  return qb_pair_match_any(&network->original, &network->quantized, &network->pair, NULL) == QB_OK;
+}
+
+typedef struct boxed_case {
+  random_network network;
+  qb_arena arena;
+  qb_ball_proof proof;
+  box_claim claim;
+  range outputs[OUTPUTS];
+  slope_claim *slopes;
+  double found;
+} boxed_case;
+
+static double largest(const qb_ball_proof *proof) {
+  double size = 0;
+  for (int64_t k = 0; k < proof->count; k++)
+    size = fmax(size, fmax(fabs(proof->outputs[k].lo), fabs(proof->outputs[k].hi)));
+  return size;
+}
+
+/* What a certificate would say. */
+static void make_claim(boxed_case *c) {
+  const qb_ball_proof *p = &c->proof;
+  c->claim = (box_claim){.only = -1,
+                         .bound = largest(p),
+                         .output_count = p->count,
+                         .outputs = c->outputs,
+                         .keeps = p->keeps_top,
+                         .cut_count = p->node_count,
+                         .cuts = p->axis,
+                         .relaxed_count = p->relaxed_count,
+                         .relaxed = p->relaxed,
+                         .slope_count = p->slope_count};
+  snprintf(c->claim.method, sizeof c->claim.method, "%s", p->method);
+  assert_true(p->count <= OUTPUTS);
+  for (int64_t k = 0; k < p->count; k++)
+    c->outputs[k] = (range){p->outputs[k].lo, p->outputs[k].hi};
+  c->slopes = qb_arena_alloc(&c->arena, (size_t)p->slope_count, sizeof *c->slopes);
+  assert_non_null(c->slopes);
+  for (int64_t i = 0; i < p->slope_count; i++) {
+    c->slopes[i] = (slope_claim){.node = p->slopes[i].node, .element = p->slopes[i].element};
+    memcpy(c->slopes[i].slope, p->slopes[i].slope, sizeof c->slopes[i].slope);
+  }
+  c->claim.slopes = c->slopes;
+}
+
+/* By intervals, by one relaxation, or cut up a few times. */
+static bool make_case(uint64_t seed, boxed_case *c) {
+  qb_rng rng;
+  qb_error error;
+  *c = (boxed_case){0};
+  qb_rng_seed(&rng, 77, seed);
+  random_style style = random_network_style(&rng);
+  if (seed % 4 == 0) { /* a good number of merged activations */
+    style.quantized_activations = true;
+    style.chain = style.differing_constants = false;
+  }
+  random_network_create(&rng, &style, &c->network);
+  qb_arena_init(&c->arena);
+  if (!merge_activations(&c->network, &rng))
+    return false;
+  shrink_domain(&c->network.domain, &rng);
+  qb_ball_call call = {.pair = &c->network.pair,
+                       .budget = qb_ball_plan(&c->network.pair, 60, -1),
+                       .output = -1,
+                       .keep_slopes = seed % 3 == 0 ? 0 : 1000,
+                       .threads = 1};
+  uint64_t how = qb_rng_below(&rng, 5);
+  if (how > 0)
+    assert_int_equal(qb_backward_create(&c->network.pair, &call.backward, &error), QB_OK);
+  if (qb_domain_free_inputs(&c->network.domain) <= QB_REFINE_INPUTS)
+    call.budget.seconds = 0.01; /* an undecided tie would be cut until the time is over */
+  double enough = INFINITY;
+  for (int pass = 0; pass < (how == 4 ? 2 : 1); pass++) {
+    if (qb_ball_prove(&call, &c->network.domain, enough, &c->arena, &c->proof, &error) != QB_OK)
+      fail_msg("%s", error.message);
+    enough = 0.7 * (c->proof.method == NULL ? 0 : largest(&c->proof));
+    call.budget.decides = false;
+  }
+  qb_backward_free(call.backward);
+  if (c->proof.method == NULL || strcmp(c->proof.method, "point") == 0)
+    return false;
+  error_search search;
+  error_search_create(&c->network.pair, &c->network.domain, &search);
+  c->found = error_search_run(&search, &rng, ROUNDS);
+  error_search_free(&search);
+  make_claim(c);
+  return true;
+}
+
+static void free_case(boxed_case *c) {
+  qb_arena_free(&c->arena);
+  random_network_free(&c->network);
+}
+
+static recomputed check(const boxed_case *c, const box_claim *what) {
+  recomputed own;
+  qb_error error;
+  if (recompute_box(what, &c->network.pair, c->network.domain.lo, c->network.domain.hi, &own, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  return own;
+}
+
+static void fail_at(uint64_t seed, const boxed_case *c, const recomputed *own) {
+  char text[4000];
+  fail_msg("case %llu, %s (%lld cuts): claimed %.17g, checker %.17g, found %.17g: %s\n%s", (unsigned long long)seed,
+           c->claim.method, (long long)c->claim.cut_count, c->claim.bound, own->bound, c->found, own->why,
+           random_network_describe(&c->network, text, sizeof text));
+}
+
+/* Slopes, cuts and nodes of another claim: whatever they are, what follows is true. */
+static void misguide(boxed_case *c, qb_rng *rng, box_claim *other) {
+  *other = c->claim;
+  other->bound = INFINITY;
+  other->output_count = 0;
+  other->keeps = false;
+  for (int64_t i = 0; i < other->slope_count; i++)
+    c->slopes[i].slope[qb_rng_below(rng, 8)] += qb_rng_range(rng, -1, 1);
+  if (qb_rng_below(rng, 2) == 0)
+    other->relaxed_count = 0;
+  for (int64_t i = 0; i < other->cut_count; i++)
+    if (other->cuts[i] >= 0 && qb_rng_below(rng, 4) == 0)
+      other->cuts[i] = (int32_t)qb_rng_below(rng, (uint64_t)c->network.domain.count);
+}
+
+static void claims_follow_and_smaller_ones_do_not(void **state) {
+  (void)state;
+  long cases = test_cases(CASES), compared = 0, missed = 0, cut = 0, kept = 0, sloped = 0, unknown = 0, same = 0;
+  for (uint64_t seed = 0; seed < (uint64_t)cases; seed++) {
+    boxed_case c;
+    qb_rng rng;
+    qb_rng_seed(&rng, 78, seed);
+    if (make_case(seed, &c)) {
+      recomputed own = check(&c, &c.claim);
+      box_claim other = c.claim;
+      unknown += !own.known;
+      if (own.known && c.claim.bound > 1e-10) { /* below, it is the margin alone */
+        compared++;
+        cut += c.claim.cut_count > 0;
+        kept += c.claim.keeps;
+        sloped += c.claim.slope_count > 0;
+        same += own.bound >= c.claim.bound * (1 - 1e-5);
+        missed += own.refuted; /* planes may be chosen otherwise where rounding decides */
+        if (!own.refuted && (own.bound > c.claim.bound || own.bound < c.found))
+          fail_at(seed, &c, &own);
+        other.bound = own.bound * (1 - 1e-12);
+        other.output_count = 0;
+        own = check(&c, &other);
+        if (c.claim.cut_count == 0 && other.bound > 0 && !own.refuted)
+          fail_at(seed, &c, &own);
+        misguide(&c, &rng, &other);
+        own = check(&c, &other);
+        if (!own.refuted && own.bound < c.found) /* refuted: the cuts are no tree any more */
+          fail_at(seed, &c, &own);
+      }
+    }
+    free_case(&c);
+  }
+  print_message("%ld compared: %ld cut up, %ld decisions, %ld with slopes, %ld the same number; %ld missed, %ld "
+                "unknown\n",
+                compared, cut, kept, sloped, same, missed, unknown);
+  assert_true(compared > cases / 2);
+  assert_true(cut > cases / 100 && kept > cases / 50 && sloped > cases / 20);
+  assert_true(same > compared / 2);
+  assert_int_equal(unknown, 0);
+  assert_true(missed <= compared / 100);
+}
+
+int main(void) {
+  omp_set_num_threads(1); /* the networks are tiny */
+  const struct CMUnitTest tests[] = {cmocka_unit_test(claims_follow_and_smaller_ones_do_not)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
