@@ -76,14 +76,13 @@ static void shrink_domain(qb_domain *domain, qb_rng *rng) {
   }
 }
 
-/* Leaves activations to the clamps of quantizers in half of the cases. */
-static void merge_activations(random_network *network, qb_rng *rng) {
+/* Leaves activations to the clamps of quantizers in half of the cases; false when a graph came out that is refused. */
+static bool merge_activations(random_network *network, qb_rng *rng) {
   qb_error error;
   if (network->style.differing_constants || qb_rng_below(rng, 2) == 0 || qb_drop_clips(&network->quantized) == 0)
-    return;
+    return true;
   qb_pair_free(&network->pair);
-  if (qb_pair_match_absorbed(&network->original, &network->quantized, &network->pair, &error) != QB_OK)
-    fail_msg("%s", error.message);
+  return qb_pair_match_absorbed(&network->original, &network->quantized, &network->pair, &error) == QB_OK;
 }
 
 typedef struct outcome {
@@ -108,7 +107,10 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   qb_ball_settings settings = qb_ball_settings_default();
   outcome result = {0};
   settings.joint = qb_rng_below(rng, 2) == 0;
-  merge_activations(network, rng);
+  if (!merge_activations(network, rng)) {
+    *check = (soundness){0};
+    return result;
+  }
   bool inside = qb_rng_below(rng, 3) == 0; /* as a half of a box around it: with what is known there */
   if (qb_backward_create(&network->pair, &backward, &error) != QB_OK)
     fail_msg("%s", error.message);
