@@ -37,7 +37,8 @@ enum {
   KEY_AROUND,
   KEY_RADIUS,
   KEY_TIMEOUT,
-  KEY_NO_FLIP
+  KEY_NO_FLIP,
+  KEY_LSB
 };
 
 static const struct argp_option certify_options[] = {
@@ -68,6 +69,10 @@ static const struct argp_option certify_options[] = {
     {"timeout", KEY_TIMEOUT, "S", 0,
      "Seconds that one ball, or cutting up a box of ten inputs or fewer, may take (default 60). A larger network gets "
      "cruder bounds",
+     0},
+    {"lsb", KEY_LSB, NULL, 0,
+     "Bounds also hold when a runtime rounds ties or requantizes one step differently: the code of every quantized "
+     "activation may be off by one",
      0},
     {"no-flip", KEY_NO_FLIP, NULL, 0, "Exit 3 unless every ball is proved not to flip", 0},
     {"statistical", KEY_STATISTICAL, "DATA", 0,
@@ -203,6 +208,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_BOX_ROW: settings->box_row = cli_parse_integer(state, "--box-row", text, 0, LLONG_MAX); return 0;
   case KEY_METHOD: settings->methods = text; return 0;
   case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
+  case KEY_LSB: settings->lsb = true; return 0;
   case KEY_NO_SEARCH: settings->search = false; return 0;
   case KEY_DATA: arguments->data.path = text; return 0;
   case ARGP_KEY_ARG:

@@ -597,7 +597,9 @@ typedef struct qb_certify_settings {
   double timeout_seconds; /* of one ball, or of the bisection of a box of few inputs; default 60. What a ball may cost
                            * is decided by an estimate, so that the result does not depend on the machine; a bisection
                            * also stops by the clock */
-  int threads;            /* 0 (default): all cores */
+  bool lsb;    /* bounds also hold when a runtime rounds ties or requantizes one step differently: the code of
+                * every quantized activation may be off by one, within its range; default false */
+  int threads; /* 0 (default): all cores */
 } qb_certify_settings;
 
 /* lo <= output of the quantized network - output of the network <= hi */
@@ -729,6 +731,7 @@ typedef struct qb_certificate {
   qb_balls_claim balls;
   bool has_statistical;
   qb_statistical_claim statistical;
+  bool lsb; /* the bounds let codes of activations be off by one */
   double seconds;
   void *storage; /* private */
 } qb_certificate;

@@ -63,6 +63,7 @@ qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_
   qb_arena_init(&parts->arena);
   qb_arena_init(&parts->scratch);
   parts->output = settings->output;
+  certificate->lsb = settings->lsb;
   certificate->storage = parts;
   qb_certifying c = {model, quantized, settings, progress, certificate, parts, error};
   int threads = qb_threads_begin(settings->threads);
@@ -82,6 +83,8 @@ void qb_certificate_free(qb_certificate *certificate) {
     qb_domain_free(&parts->domain);
     qb_worst_case_free(&parts->worst);
     qb_search_result_free(&parts->search);
+    qb_graph_free(&parts->loose[0]);
+    qb_graph_free(&parts->loose[1]);
     qb_arena_free(&parts->arena);
     qb_arena_free(&parts->scratch);
     qb_free(parts);

@@ -687,11 +687,14 @@ static qb_status rule_quantize_linear(box_call *call) {
     double half = qb_up(qb_quantizer_reach(call->node, s, z) * (1 + 0x1p-20)) +
                   0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
     half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
+    /* saturated codes may be off, too: x'' lies between the clamps to [least, high] and to [low, most] */
+    double off = (double)call->node->attributes.quantize.steps * s;
+    double high = fmax(qb_down(most - off), least), low = fmin(qb_up(least + off), most);
     set(call->y, QB_TRACK_ORIGINAL, i, lo, hi);
-    set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(qb_down(x->track[1].lo[i] - half), least), most),
-        fmax(fmin(qb_up(x->track[1].hi[i] + half), most), least));
-    set(call->y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(dlo - half), subtract_down(most, hi)),
-        fmax(qb_up(dhi + half), subtract_up(least, lo)));
+    set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(qb_down(x->track[1].lo[i] - half), least), high),
+        fmax(fmin(qb_up(x->track[1].hi[i] + half), most), low));
+    set(call->y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(dlo - half), subtract_down(high, hi)),
+        fmax(qb_up(dhi + half), subtract_up(low, lo)));
   }
   return QB_OK;
 }

@@ -67,18 +67,21 @@ static void quantizer_kinks(const qb_graph *graph, qb_node_id id, int64_t i, qb_
   }
   /* half a step, and the float32 division, which may turn a near tie: as in box.c */
   double slack = qb_up(s * 0x1p-21) + 0x1p-23 * qb_interval_magnitude(x);
-  double steps = node->attributes.quantize.rounding == QB_ROUND_DOWN ? 1 : 0.5;
+  double steps = (node->attributes.quantize.rounding == QB_ROUND_DOWN ? 1 : 0.5) + node->attributes.quantize.steps;
   double half = qb_up(qb_quantizer_reach(node, s, z) + slack);
   /* exact: 24 bits of s times 17 of a code */
   double least = s * ((double)node->attributes.quantize.lo - z), most = s * ((double)node->attributes.quantize.hi - z);
-  double first = qb_clamp(code_value(x.lo, s, slack, steps, -1), least, most);
-  double last = qb_clamp(code_value(x.hi, s, slack, steps, 1), least, most);
+  /* a saturated code may be off, too; exact as above */
+  double off = (double)node->attributes.quantize.steps * s, high = fmax(most - off, least),
+         low = fmin(least + off, most);
+  double first = qb_clamp(code_value(x.lo, s, slack, steps, -1), least, high);
+  double last = qb_clamp(code_value(x.hi, s, slack, steps, 1), low, most);
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_HALF_STEP)
     half = 0;
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_CLAMP)
-    most = INFINITY;
-  kinks->upper = (qb_kink){.shift = half, .lo = least, .hi = last};
-  kinks->lower = (qb_kink){.shift = -half, .lo = first, .hi = most};
+    high = INFINITY;
+  kinks->upper = (qb_kink){.shift = half, .lo = low, .hi = last};
+  kinks->lower = (qb_kink){.shift = -half, .lo = first, .hi = high};
 }
 
 qb_kink_pair qb_node_kinks(const qb_pair *pair, qb_node_id id, int64_t i, qb_interval x) {

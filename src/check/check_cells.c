@@ -502,8 +502,8 @@ static bool rule_quantize_linear(const call *c) {
     /* clip(q) - clip(x) has the sign of d and at most its size, with either network's limits */
     range d = range_add(range_mul((range){0, 1}, t.d), (range){-more, more});
     if (c->w->grain == GRAIN_FINE && c->partner == NULL)
-      d = range_meet(d, (range){fmin(add_down(t.d.lo, -own.step), add_down(own.limits.hi, -t.x.hi)),
-                                fmax(add_up(t.d.hi, own.step), add_up(own.limits.lo, -t.x.lo))});
+      d = range_meet(d, (range){fmin(add_down(t.d.lo, -own.step), add_down(add_down(own.limits.hi, -own.off), -t.x.hi)),
+                                fmax(add_up(t.d.hi, own.step), add_up(add_up(own.limits.lo, own.off), -t.x.lo))});
     triple y = {quantized(t.x, theirs), quantized(t.q, own), d};
     if (c->w->grain == GRAIN_FINE && c->partner != NULL && !both) {
       y.q = range_meet(y.q, codes_within(t.q, own));

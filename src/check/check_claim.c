@@ -203,6 +203,7 @@ static qb_status read_root(const reader *r, const json_t *root) {
       return bad(r, "'models'");
   if (json_object_get(root, "statistical") != NULL)
     QB_TRY(judge_statistical(r->path, json_object_get(root, "statistical"), &r->c->statistical, r->error));
+  r->c->lsb = json_is_true(json_object_get(root, "lsb"));
   r->c->has_balls = json_object_get(root, "balls") != NULL;
   if (r->c->has_balls)
     QB_TRY(balls_read(r->path, root, &r->c->balls, &r->c->arena, r->error));

@@ -93,7 +93,7 @@ static bool clips(const call *c, bool rounds) {
     int64_t channel = qb_shape_channel(c->out, i);
     clamp_step theirs = replaced_at(c->s->pair, c->partner, c->out, i);
     clamp_step ours =
-        rounds ? quantizer_at(c->s->graph, c->node, c->out, i) : (clamp_step){clip_limits(c->node, channel), 0, 0};
+        rounds ? quantizer_at(c->s->graph, c->node, c->out, i) : (clamp_step){clip_limits(c->node, channel), 0, 0, 0};
     range both = range_hull(theirs.limits, ours.limits);
     double most = fmax(limit_change(theirs.limits.lo, ours.limits.lo), limit_change(theirs.limits.hi, ours.limits.hi));
     double reach = fmax(add_up(theirs.limits.hi, -centre->at[i].x.lo), add_up(centre->at[i].x.hi, -theirs.limits.lo));

@@ -52,8 +52,8 @@ static bend bend_of(const qb_pair *pair, const qb_node *node, qb_node_id id, con
 /* clamp(s round(q / s)) lies within a step of q and, as rounding is monotone, between the codes of the ends of q. */
 static void bend_quantizer(clamp_step s, range q, bends *b) {
   range codes = codes_within(q, s);
-  b->up = (bend){.shift = s.step, .lo = s.limits.lo, .hi = codes.hi};
-  b->down = (bend){.shift = -s.step, .lo = codes.lo, .hi = s.limits.hi};
+  b->up = (bend){.shift = s.step, .lo = upper_limits(s).lo, .hi = codes.hi};
+  b->down = (bend){.shift = -s.step, .lo = codes.lo, .hi = lower_limits(s).hi};
 }
 
 bends bends_of(const qb_pair *pair, qb_node_id id, int64_t i, range q) {

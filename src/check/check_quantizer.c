@@ -17,8 +17,8 @@ static double grid_entry(const qb_graph *graph, const qb_node *node, int32_t slo
 /* Inside the range |s k - clip(x)| is at most half a step, or a whole one for rounding down. Where the quotient is f x
  * with f s = 1 + d, another |d| / (1 - |d|) times the end of the range. */
 static double step_of(const qb_node *node, double s, double z) {
-  double step = node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2,
-         f = (double)node->attributes.quantize.factor;
+  double off = (double)node->attributes.quantize.steps * s, f = (double)node->attributes.quantize.factor;
+  double step = add_up(node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2, off);
   double d = f == 0 ? 0 : fabs(f * s - 1); /* exact */
   double lo = fabs((double)node->attributes.quantize.lo - z), hi = fabs((double)node->attributes.quantize.hi - z);
   return d == 0 ? step : add_up(step, (lo > hi ? lo : hi) * s * d / (1 - d) * (1 + 0x1p-40));
@@ -33,21 +33,26 @@ clamp_step quantizer_at(const qb_graph *graph, const qb_node *node, const qb_sha
   double s = grid_entry(graph, node, 1, index), z = grid_entry(graph, node, 2, index);
   return (clamp_step){{s * ((double)node->attributes.quantize.lo - z), s * ((double)node->attributes.quantize.hi - z)},
                       step_of(node, s, z),
+                      (double)node->attributes.quantize.steps * s,
                       z == floor(z) ? s : 0};
 }
 
 clamp_step replaced_at(const qb_pair *pair, const qb_node *partner, const qb_shape *shape, int64_t i) {
   if (partner == NULL)
-    return (clamp_step){{-INFINITY, INFINITY}, 0, 0};
+    return (clamp_step){{-INFINITY, INFINITY}, 0, 0, 0};
   if (partner->op == QB_OP_QUANTIZE_LINEAR)
     return quantizer_at(pair->original, partner, shape, i);
   if (partner->op == QB_OP_RELU)
-    return (clamp_step){{0, INFINITY}, 0, 0};
-  return (clamp_step){clip_limits(partner, qb_shape_channel(shape, i)), 0, 0};
+    return (clamp_step){{0, INFINITY}, 0, 0, 0};
+  return (clamp_step){clip_limits(partner, qb_shape_channel(shape, i)), 0, 0, 0};
 }
 
+range lower_limits(clamp_step s) { return (range){s.limits.lo, fmax(add_down(s.limits.hi, -s.off), s.limits.lo)}; }
+range upper_limits(clamp_step s) { return (range){fmin(add_up(s.limits.lo, s.off), s.limits.hi), s.limits.hi}; }
+
 range quantized(range x, clamp_step s) {
-  return range_clamp(range_add(x, (range){-s.step, s.step}), s.limits); /* rounding, then clamping */
+  range moved = range_add(x, (range){-s.step, s.step}); /* rounding, then clamping */
+  return (range){range_clamp(moved, lower_limits(s)).lo, range_clamp(moved, upper_limits(s)).hi};
 }
 
 range codes_within(range x, clamp_step s) {
@@ -56,9 +61,9 @@ range codes_within(range x, clamp_step s) {
     return y;
   double last = floor(above(steps.hi / s.scale)), first = ceil(-above(-steps.lo / s.scale));
   if (fabs(last) < 0x1p24) /* the product is exact then */
-    y.hi = fmin(y.hi, fmax(last * s.scale, s.limits.lo));
+    y.hi = fmin(y.hi, fmax(last * s.scale, upper_limits(s).lo));
   if (fabs(first) < 0x1p24)
-    y.lo = fmax(y.lo, fmin(first * s.scale, s.limits.hi));
+    y.lo = fmax(y.lo, fmin(first * s.scale, lower_limits(s).hi));
   return y;
 }
 
@@ -82,8 +87,8 @@ static double largest_difference(double from, double to, double q, double d, ran
 
 range clamp_difference(range x, range q, range d, range f, clamp_step s) {
   range codes = codes_within(q, s);
-  const range above_codes = {s.limits.lo, fmin(s.limits.hi, codes.hi)},
-              below = {-s.limits.hi, -fmax(s.limits.lo, codes.lo)};
+  const range above_codes = {upper_limits(s).lo, fmin(s.limits.hi, codes.hi)},
+              below = {-lower_limits(s).hi, -fmax(s.limits.lo, codes.lo)};
   double from = fmax(x.lo, add_down(q.lo, -d.hi)), to = fmin(x.hi, add_up(q.hi, -d.lo));
   if (!(from <= to)) { /* empty but for rounding */
     from = x.lo;

@@ -8,6 +8,7 @@
 typedef struct clamp_step {
   range limits;
   double step;
+  double off;   /* by how much a code may be off after the clip, within the limits; `step` includes it */
   double scale; /* results are multiples of it within the limits; 0: any number */
 } clamp_step;
 
@@ -19,6 +20,10 @@ clamp_step replaced_at(const qb_pair *pair, const qb_node *partner, const qb_sha
 
 /* Limits of a Clip in one channel (axis 1). */
 range clip_limits(const qb_node *node, int64_t channel);
+
+/* What a number moved down or up by the step is clamped to: a saturated code may be off, too. */
+range lower_limits(clamp_step s);
+range upper_limits(clamp_step s);
 
 /* Results for the arguments x. */
 range quantized(range x, clamp_step s);

@@ -77,8 +77,9 @@ typedef struct qb_attributes {
       int32_t axis;              /* of a scale vector; ignored for a scalar scale */
       float lo, hi;              /* range of the codes, for example 0 and 255; infinite where nothing clips */
       qb_code_rounding rounding; /* QUANTIZE_LINEAR: how a quotient becomes a code */
-      float factor; /* QUANTIZE_LINEAR: the quotient is factor x instead of x / scale; 0: it is x / scale */
-    } quantize;     /* QUANTIZE_LINEAR, DEQUANTIZE_LINEAR */
+      float factor;  /* QUANTIZE_LINEAR: the quotient is factor x instead of x / scale; 0: it is x / scale */
+      int32_t steps; /* QUANTIZE_LINEAR: bounds let the code be off by as many, within the range; executors do not */
+    } quantize;      /* QUANTIZE_LINEAR, DEQUANTIZE_LINEAR */
     struct {
       int32_t permutation[QB_MAX_RANK];
     } transpose; /* TRANSPOSE */

@@ -67,6 +67,8 @@ static bool absorb(const qb_graph *graph, const qb_node *node) {
     return false;
   qb_node *reader = only_reader(graph, node->output);
   double lo = clip ? (double)node->attributes.clip.lo : 0, hi = clip ? (double)node->attributes.clip.hi : INFINITY;
+  if (reader != NULL && reader->op == QB_OP_QUANTIZE_LINEAR && reader->attributes.quantize.steps != 0)
+    return false; /* a code that is off may lie outside the clip */
   if (lo != 0 || signbit(lo) || reader == NULL || reader->op != QB_OP_QUANTIZE_LINEAR ||
       !codes_of(graph, reader, lo, hi, code))
     return false;

@@ -6,8 +6,22 @@
 
 #include "base/error.h"
 
+void qb_graph_allow_steps(qb_graph *graph, int32_t steps) {
+  for (qb_node_id n = 0; n < graph->node_count; n++)
+    if (graph->nodes[n].op == QB_OP_QUANTIZE_LINEAR)
+      graph->nodes[n].attributes.quantize.steps = steps;
+}
+
+bool qb_graph_allows_steps(const qb_graph *graph) {
+  for (qb_node_id n = 0; n < graph->node_count; n++)
+    if (graph->nodes[n].op == QB_OP_QUANTIZE_LINEAR && graph->nodes[n].attributes.quantize.steps != 0)
+      return true;
+  return false;
+}
+
 double qb_quantizer_reach(const qb_node *node, double s, double z) {
-  double reach = node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2;
+  double reach = (node->attributes.quantize.rounding == QB_ROUND_DOWN ? s : s / 2) +
+                 (double)node->attributes.quantize.steps * s; /* exact: few steps of 24 bits */
   /* exact: 24 bits times 24, and 1 is near */
   double deviation = node->attributes.quantize.factor == 0 ? 0 : fabs((double)node->attributes.quantize.factor * s - 1);
   if (deviation == 0)

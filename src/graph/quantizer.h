@@ -11,9 +11,16 @@ typedef struct qb_activation_grid {
   int32_t zero_point; /* one of the codes, so 0 is exact */
 } qb_activation_grid;
 
+/* Lets the code of every QuantizeLinear be off by `steps`, within its range, for bounds and the verifier. */
+void qb_graph_allow_steps(qb_graph *graph, int32_t steps);
+
+/* True when some code may be off. */
+bool qb_graph_allows_steps(const qb_graph *graph);
+
 /* How far a QuantizeLinear of scale `s` and zero point `z` moves a number inside its range, rounded up, whichever way
- * it rounds ties. Half a step, a whole one for rounding down, and where factor times s = 1 + d is not exactly 1 another
- * |d| / (1 - |d|) of the range's end: clip((1 + d) x, m, M) is that near to clip(x, m, M). */
+ * it rounds ties, with the steps by which it may be off. Half a step, a whole one for rounding down, and where factor
+ * times s = 1 + d is not exactly 1 another |d| / (1 - |d|) of the range's end: clip((1 + d) x, m, M) is that near to
+ * clip(x, m, M). */
 double qb_quantizer_reach(const qb_node *node, double s, double z);
 
 /* Puts a QuantizeLinear and a DequantizeLinear directly behind the producer of `value` (an activation; a network input

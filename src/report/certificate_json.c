@@ -45,6 +45,7 @@ qb_status qb_report_certificate(const qb_certificate *certificate, const qb_cert
   models = qb_json_put(models, "quantized", network(certificate->quantized, certificate->quantized_sha256));
   object = qb_json_put(object, "models", models);
   object = qb_json_put(object, "arithmetic", json_string(arithmetic));
+  object = qb_json_put(object, "lsb", json_boolean(certificate->lsb));
   if (certificate->has_worst_case) {
     object = qb_json_put(object, "domain", qb_certificate_domain(certificate, &parts->domain));
     if (certificate->worst_case.proved)

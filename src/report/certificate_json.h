@@ -16,6 +16,7 @@ typedef struct qb_certificate_parts {
   qb_search_result search;
   qb_ball_proof cuts; /* of the worst case when bisection proved it: its tree of cuts */
   qb_ball_around around;
+  qb_graph loose[2]; /* with settings.lsb: both networks, whose codes may be off */
 } qb_certificate_parts;
 
 /* docs/certificate.md. QB_ERROR_MEMORY. */

@@ -24,6 +24,9 @@ typedef struct reference_call {
   const rounding *units; /* what the radii cover */
 } reference_call;
 
+/* For tests: not 0, codes of quantizers are off by -1, 0 or 1, drawn from this seed, within their range. */
+extern uint64_t qb_reference_code_noise;
+
 typedef void (*reference_rule)(const reference_call *call);
 
 #define QB_OP(ID, NAME, FAMILY) void qb_reference_##FAMILY(const reference_call *call);

@@ -244,11 +244,30 @@ static ball quantize_ball(const reference_call *call, ball b, double scale, doub
   return result;
 }
 
+uint64_t qb_reference_code_noise = 0;
+
+/* -1, 0 or 1 from the seed, the quantizer and the element; seeds below 3 are the same for all elements. */
+static double code_noise(const reference_call *call, size_t i) {
+  uint64_t x = qb_reference_code_noise;
+  if (x < 3)
+    return x == 0 ? 0 : x == 1 ? 1 : -1;
+  x = (x + (uint64_t)call->node->output * 0x9e3779b97f4a7c15u + i) * 0xbf58476d1ce4e5b9u;
+  return (double)((x ^ x >> 29) * 0x94d049bb133111ebu >> 33) / 0x1p31 * 3 < 1 ? -1 : x >> 40 & 1 ? 1 : 0;
+}
+
+static ball disturb(const reference_call *call, ball code, size_t i) {
+  double lo = (double)call->node->attributes.quantize.lo, hi = (double)call->node->attributes.quantize.hi;
+  code.x += code_noise(call, i);
+  code.x = code.x < lo ? lo : code.x > hi ? hi : code.x;
+  return code;
+}
+
 void qb_reference_quantize_linear(const reference_call *call) {
 #pragma omp parallel for
   for (int64_t i = 0; i < (int64_t)call->y->count; i++) {
     double scale = parameter(call, 1, (size_t)i, 1.0), zero = parameter(call, 2, (size_t)i, 0.0);
-    value_set(call->y, (size_t)i, quantize_ball(call, value_ball(call->in[0], (size_t)i), scale, zero));
+    ball code = quantize_ball(call, value_ball(call->in[0], (size_t)i), scale, zero);
+    value_set(call->y, (size_t)i, qb_reference_code_noise == 0 ? code : disturb(call, code, (size_t)i));
   }
 }
 
