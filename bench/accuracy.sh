@@ -39,7 +39,7 @@ every() {
   for bits; do
     echo "none:nearest:$bits:tensor:minmax none:nearest:$bits:channel:minmax none:gptq:$bits:tensor:output:correct" \
       "none:gptq:$bits:channel:output:correct none:adaround:$bits:tensor:output:correct" \
-      "none:adaround:$bits:channel:output:correct"
+      "none:adaround:$bits:channel:output:correct none:adaround:$bits:channel-affine:output:correct"
   done
 }
 

@@ -5,7 +5,7 @@
  * CALIBRATION and TEST are data as for `qbound measure --data`, PREPROCESS as there. SAMPLES calibration samples are
  * used (more than there are: seeded flips and shifts). A ROW is equalize:scheme:bits:granularity:grid[:correct], for
  * example range:adaround:4:channel:mse:correct; equalize is none, range or l1, scheme nearest, adaround, gptq or
- * gradient. */
+ * gradient, granularity tensor, channel or channel-affine (a zero point per scale). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,6 +108,7 @@ static qb_quantize_settings parse_row(const bench *b, char *part[ROW_PARTS]) {
                                                       : QB_SCHEME_ADAROUND;
   settings.solver = strcmp(part[1], "gradient") == 0 ? QB_SOLVER_GRADIENT : QB_SOLVER_DESCENT;
   settings.granularity = strcmp(part[3], "tensor") == 0 ? QB_PER_TENSOR : QB_PER_CHANNEL;
+  settings.affine = strcmp(part[3], "channel-affine") == 0;
   settings.grid = strcmp(part[4], "minmax") == 0 ? QB_GRID_MINMAX
                   : strcmp(part[4], "mse") == 0  ? QB_GRID_MSE
                                                  : QB_GRID_OUTPUT;
