@@ -17,7 +17,7 @@ shift
 data=${QBOUND_DATA:-../shared/data}
 out=bench/results
 [ -d "$data" ] || { echo "allocation: skipped, there is no $data"; exit 0; }
-cmake --build "$build" --target bench_allocation qbound_cli
+[ -n "${NO_BUILD:-}" ] || cmake --build "$build" --target bench_allocation qbound_cli
 mkdir -p "$out"
 export OMP_WAIT_POLICY=passive
 header=network,scheme,grid,bits,auto_average_bits,rule,images,float_top1,uniform_top1,auto_top1,wins,losses,mcnemar_p
