@@ -140,17 +140,9 @@ static int64_t from_pad(const other_call *call, int32_t slot, int64_t i) {
 }
 
 static int64_t from_transpose(const other_call *call, int32_t slot, int64_t i) {
-  const qb_shape *x = &operand(call, slot)->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1, index = 0;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    index += i % call->shape->dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-    i /= call->shape->dims[axis];
-  }
-  return index;
+  qb_transposition t =
+      qb_shape_transposition(&operand(call, slot)->shape, call->node->attributes.transpose.permutation);
+  return qb_transposition_index(&t, i);
 }
 
 static int64_t from_concat(const other_call *call, int32_t slot, int64_t i) {

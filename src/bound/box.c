@@ -628,20 +628,9 @@ static qb_status rule_pad(box_call *call) {
 }
 
 static qb_status rule_transpose(box_call *call) {
-  const qb_shape *x = &operand(call, 0)->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t rest = i, index = 0;
-    for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-      index += rest % call->shape->dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-      rest /= call->shape->dims[axis];
-    }
-    copy_element(call, input(call, 0), index, i);
-  }
+  qb_transposition t = qb_shape_transposition(&operand(call, 0)->shape, call->node->attributes.transpose.permutation);
+  for (int64_t i = 0; i < call->y->count; i++)
+    copy_element(call, input(call, 0), qb_transposition_index(&t, i), i);
   return QB_OK;
 }
 

@@ -401,19 +401,10 @@ static qb_status rule_pad(element_call *call) {
 }
 
 static qb_status rule_transpose(element_call *call) {
-  const qb_shape *x = &value_of(call, 0)->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
+  qb_transposition t = qb_shape_transposition(&value_of(call, 0)->shape, call->node->attributes.transpose.permutation);
   call->y->exponent = input(call, 0)->exponent;
   for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t rest = i, index = 0;
-    for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-      index += rest % call->shape->dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-      rest /= call->shape->dims[axis];
-    }
+    int64_t index = qb_transposition_index(&t, i);
     for (int part = 0; part < QB_ELEMENT_COUNT; part++)
       call->y->limit[part][i] = input(call, 0)->limit[part][index];
   }

@@ -473,22 +473,10 @@ static qb_status rule_pad(spectral_call *call) {
 }
 
 static qb_status rule_transpose(spectral_call *call) {
-  const qb_shape *x = &input_value(call, 0)->shape;
-  const qb_shape *y = &call->s->pair->quantized->values[call->node->output].shape;
-  const int32_t *permutation = call->node->attributes.transpose.permutation;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int64_t i = 0; i < call->outputs; i++) {
-    int64_t rest = i, index = 0;
-    for (int32_t axis = y->rank - 1; axis >= 0; axis--) {
-      index += rest % y->dims[axis] * strides[permutation[axis]];
-      rest /= y->dims[axis];
-    }
-    call->d[i] = call->c[index];
-  }
+  qb_transposition t =
+      qb_shape_transposition(&input_value(call, 0)->shape, call->node->attributes.transpose.permutation);
+  for (int64_t i = 0; i < call->outputs; i++)
+    call->d[i] = call->c[qb_transposition_index(&t, i)];
   *call->y = *call->x;
   return QB_OK;
 }

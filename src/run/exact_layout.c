@@ -147,19 +147,8 @@ qb_status qb_exact_pad(const exact_call *call) {
 }
 
 qb_status qb_exact_transpose(const exact_call *call) {
-  const qb_shape *x = &call->operand[0]->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t rest = i, from = 0;
-    for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-      from += rest % call->shape->dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-      rest /= call->shape->dims[axis];
-    }
-    copy_element(call, 0, from, i);
-  }
+  qb_transposition t = qb_shape_transposition(&call->operand[0]->shape, call->node->attributes.transpose.permutation);
+  for (int64_t i = 0; i < call->y->count; i++)
+    copy_element(call, 0, qb_transposition_index(&t, i), i);
   return QB_OK;
 }

@@ -230,21 +230,11 @@ static void plain_pad(const plain_call *call) {
 }
 
 static void plain_transpose(const plain_call *call) {
-  qb_shape x = input_shape(call, 0), y = output_shape(call);
-  size_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x.rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= (size_t)x.dims[axis];
-  }
+  qb_shape x = input_shape(call, 0);
+  qb_transposition t = qb_shape_transposition(&x, call->node->attributes.transpose.permutation);
 #pragma omp parallel for
-  for (int64_t i = 0; i < (int64_t)call->count; i++) {
-    size_t rest = (size_t)i, from = 0;
-    for (int32_t axis = y.rank - 1; axis >= 0; axis--) {
-      from += rest % (size_t)y.dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-      rest /= (size_t)y.dims[axis];
-    }
-    call->y[i] = call->in[0][from];
-  }
+  for (int64_t i = 0; i < (int64_t)call->count; i++)
+    call->y[i] = call->in[0][qb_transposition_index(&t, i)];
 }
 
 /* -------------------------------------------------------------------------------------------------------- windows */

@@ -56,20 +56,8 @@ void qb_reference_pad(const reference_call *call) {
 
 void qb_reference_transpose(const reference_call *call) {
   const reference_value *x = call->in[0];
-  const qb_shape *y = &call->y->shape;
-  const int32_t *permutation = call->node->attributes.transpose.permutation;
-  size_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->shape.rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= (size_t)x->shape.dims[axis];
-  }
+  qb_transposition t = qb_shape_transposition(&x->shape, call->node->attributes.transpose.permutation);
 #pragma omp parallel for
-  for (int64_t i = 0; i < (int64_t)call->y->count; i++) {
-    size_t rest = (size_t)i, from = 0;
-    for (int32_t axis = y->rank - 1; axis >= 0; axis--) {
-      from += rest % (size_t)y->dims[axis] * strides[permutation[axis]];
-      rest /= (size_t)y->dims[axis];
-    }
-    value_set(call->y, (size_t)i, value_ball(x, from));
-  }
+  for (int64_t i = 0; i < (int64_t)call->y->count; i++)
+    value_set(call->y, (size_t)i, value_ball(x, (size_t)qb_transposition_index(&t, i)));
 }

@@ -218,20 +218,9 @@ void qb_pull_pad(const pull_call *call) {
 }
 
 void qb_pull_transpose(const pull_call *call) {
-  const qb_shape *x = call->in[0]->shape, *y = call->y->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t rest = i, to = 0;
-    for (int32_t axis = y->rank - 1; axis >= 0; axis--) {
-      to += rest % y->dims[axis] * strides[call->node->attributes.transpose.permutation[axis]];
-      rest /= y->dims[axis];
-    }
-    call->in[0]->d[to] += call->y->d[i];
-  }
+  qb_transposition t = qb_shape_transposition(call->in[0]->shape, call->node->attributes.transpose.permutation);
+  for (int64_t i = 0; i < call->y->count; i++)
+    call->in[0]->d[qb_transposition_index(&t, i)] += call->y->d[i];
 }
 
 /* --------------------------------------------------------------------------------------------------- integer codes */

@@ -64,3 +64,26 @@ int64_t qb_shape_channel(const qb_shape *shape, int64_t index) {
     inner *= shape->dims[axis];
   return shape->rank < 2 ? 0 : index / inner % shape->dims[1];
 }
+
+qb_transposition qb_shape_transposition(const qb_shape *x, const int32_t *permutation) {
+  qb_transposition transposition = {.shape.rank = x->rank};
+  int64_t steps[QB_MAX_RANK], step = 1;
+  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
+    steps[axis] = step;
+    step *= x->dims[axis];
+  }
+  for (int32_t axis = 0; axis < x->rank; axis++) {
+    transposition.shape.dims[axis] = x->dims[permutation[axis]];
+    transposition.step[axis] = steps[permutation[axis]];
+  }
+  return transposition;
+}
+
+int64_t qb_transposition_index(const qb_transposition *transposition, int64_t index) {
+  int64_t from = 0;
+  for (int32_t axis = transposition->shape.rank - 1; axis >= 0; axis--) {
+    from += index % transposition->shape.dims[axis] * transposition->step[axis];
+    index /= transposition->shape.dims[axis];
+  }
+  return from;
+}

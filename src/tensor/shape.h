@@ -31,6 +31,18 @@ int64_t qb_shape_broadcast_index(const qb_shape *whole, const qb_shape *part, in
 /* Position along axis 1 of element `index` in row-major order; 0 for ranks below two. */
 int64_t qb_shape_channel(const qb_shape *shape, int64_t index);
 
+/* A transpose: its shape, and the steps in the tensor it is made from. */
+typedef struct qb_transposition {
+  qb_shape shape;
+  int64_t step[QB_MAX_RANK];
+} qb_transposition;
+
+/* Axis k of the result is axis permutation[k] of `x`. */
+qb_transposition qb_shape_transposition(const qb_shape *x, const int32_t *permutation);
+
+/* Where element `index` of the result comes from. */
+int64_t qb_transposition_index(const qb_transposition *transposition, int64_t index);
+
 /* "1x3x224x224", "scalar" for rank 0; returns `text`. */
 const char *qb_shape_print(const qb_shape *shape, char text[QB_SHAPE_TEXT]);
 

@@ -164,11 +164,24 @@ static void failed_allocations_are_errors(void **state) {
   assert_int_equal(fault_every_allocation(create_and_free, NULL, 10), 1);
 }
 
+static void transposed_elements_are_found(void **state) {
+  (void)state;
+  const qb_shape x = QB_SHAPE(2, 3, 4), expected = QB_SHAPE(4, 2, 3);
+  const int32_t permutation[] = {2, 0, 1};
+  qb_transposition t = qb_shape_transposition(&x, permutation);
+  assert_true(qb_shape_equal(&t.shape, &expected));
+  for (int64_t a = 0; a < 4; a++)
+    for (int64_t b = 0; b < 2; b++)
+      for (int64_t c = 0; c < 3; c++)
+        assert_int_equal(qb_transposition_index(&t, (a * 2 + b) * 3 + c), (b * 3 + c) * 4 + a);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(types_have_the_numbers_of_onnx),
       cmocka_unit_test(packed_sizes_round_up_and_overflow_is_noticed),
       cmocka_unit_test(shapes_count_and_print),
+      cmocka_unit_test(transposed_elements_are_found),
       cmocka_unit_test(packed_integers_are_read_lowest_bits_first),
       cmocka_unit_test(wide_integers_keep_their_sign),
       cmocka_unit_test(halves_are_exact),
