@@ -60,6 +60,10 @@ static inline void exact_store(const exact_format *f, exact_tensor *y, int64_t i
 /* Element i of an operand, activation or constant. */
 void qb_exact_load_operand(const exact_call *call, int32_t slot, int64_t i, exact_number *n);
 
+/* Applies `rule` to the elements of the first input one by one. */
+typedef void (*exact_unary_rule)(const exact_call *call, int64_t i, exact_number *x);
+qb_status qb_exact_map(const exact_call *call, exact_unary_rule rule);
+
 /* Entry i of a constant operand. */
 static inline double exact_constant(const exact_call *call, int32_t slot, int64_t i) {
   return (double)qb_view_f32(&call->operand[slot]->constant)[i];

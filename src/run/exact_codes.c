@@ -91,28 +91,15 @@ static void quantize(const exact_call *call, int64_t i, exact_number *x) {
   x->r = (high - low) / 2;
 }
 
-qb_status qb_exact_quantize_linear(const exact_call *call) {
-#pragma omp parallel for
-  for (int64_t i = 0; i < call->y->count; i++) {
-    exact_number n;
-    exact_load(call->format, call->in[0], i, &n);
-    quantize(call, i, &n);
-    exact_store(call->format, call->y, i, &n);
-  }
-  return QB_OK;
-}
+qb_status qb_exact_quantize_linear(const exact_call *call) { return qb_exact_map(call, quantize); }
 
 /* scale (code - zero point) */
-qb_status qb_exact_dequantize_linear(const exact_call *call) {
-#pragma omp parallel for
-  for (int64_t i = 0; i < call->y->count; i++) {
-    exact_number n, p;
-    exact_load(call->format, call->in[0], i, &n);
-    exact_from_double(call->format, parameter(call, 2, i, 0), &p);
-    exact_subtract(call->format, &n, &p, &n);
-    exact_from_double(call->format, parameter(call, 1, i, 1), &p);
-    exact_multiply(call->format, &n, &p, &n);
-    exact_store(call->format, call->y, i, &n);
-  }
-  return QB_OK;
+static void dequantize(const exact_call *call, int64_t i, exact_number *x) {
+  exact_number p;
+  exact_from_double(call->format, parameter(call, 2, i, 0), &p);
+  exact_subtract(call->format, x, &p, x);
+  exact_from_double(call->format, parameter(call, 1, i, 1), &p);
+  exact_multiply(call->format, x, &p, x);
 }
+
+qb_status qb_exact_dequantize_linear(const exact_call *call) { return qb_exact_map(call, dequantize); }

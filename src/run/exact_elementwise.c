@@ -7,9 +7,7 @@
 
 /* ------------------------------------------------------------------------------------------------------ one tensor */
 
-typedef void (*unary_rule)(const exact_call *call, int64_t i, exact_number *x);
-
-static qb_status map_elements(const exact_call *call, unary_rule rule) {
+qb_status qb_exact_map(const exact_call *call, exact_unary_rule rule) {
 #pragma omp parallel for
   for (int64_t i = 0; i < call->y->count; i++) {
     exact_number n;
@@ -79,11 +77,11 @@ static void hard_swish_rule(const exact_call *call, int64_t i, exact_number *x) 
   exact_multiply(call->format, x, &gate, x);
 }
 
-qb_status qb_exact_relu(const exact_call *call) { return map_elements(call, relu_rule); }
-qb_status qb_exact_clip(const exact_call *call) { return map_elements(call, clip_rule); }
-qb_status qb_exact_leaky_relu(const exact_call *call) { return map_elements(call, leaky_relu_rule); }
-qb_status qb_exact_hard_sigmoid(const exact_call *call) { return map_elements(call, hard_sigmoid_rule); }
-qb_status qb_exact_hard_swish(const exact_call *call) { return map_elements(call, hard_swish_rule); }
+qb_status qb_exact_relu(const exact_call *call) { return qb_exact_map(call, relu_rule); }
+qb_status qb_exact_clip(const exact_call *call) { return qb_exact_map(call, clip_rule); }
+qb_status qb_exact_leaky_relu(const exact_call *call) { return qb_exact_map(call, leaky_relu_rule); }
+qb_status qb_exact_hard_sigmoid(const exact_call *call) { return qb_exact_map(call, hard_sigmoid_rule); }
+qb_status qb_exact_hard_swish(const exact_call *call) { return qb_exact_map(call, hard_swish_rule); }
 
 /* ----------------------------------------------------------------------------------------- transcendental functions
  */
@@ -241,4 +239,4 @@ static void prelu_element(const exact_call *call, int64_t i, exact_number *x) {
   leaky(call->format, exact_constant(call, 1, qb_shape_broadcast_index(call->shape, &call->operand[1]->shape, i)), x);
 }
 
-qb_status qb_exact_prelu(const exact_call *call) { return map_elements(call, prelu_element); }
+qb_status qb_exact_prelu(const exact_call *call) { return qb_exact_map(call, prelu_element); }
