@@ -21,8 +21,8 @@
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "check/check_ball.h"
@@ -272,15 +272,9 @@ static void add_statistical(const statistical_verdict *verdict, bool has_worst_c
   decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }
 
-static double seconds_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 qb_status qb_check(const char *certificate, const char *model, const char *quantized, int threads,
                    qb_check_report *report, qb_error *error) {
-  double start = seconds_now();
+  double start = qb_clock_seconds();
   const char *const paths[2] = {model, quantized};
   claim c;
   int old = omp_get_max_threads();
@@ -294,7 +288,7 @@ qb_status qb_check(const char *certificate, const char *model, const char *quant
     add_statistical(&c.statistical, c.method[0] != '\0' || c.has_balls, report);
   claim_free(&c);
   omp_set_num_threads(old);
-  report->seconds = seconds_now() - start;
+  report->seconds = qb_clock_seconds() - start;
   return status;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "check/check_layout.h"
 #include "check/check_quantizer.h"
 
 typedef struct call {
@@ -436,38 +437,17 @@ static bool rule_concat(const call *c) {
 }
 
 static bool rule_pad(const call *c) {
-  const qb_shape *x = &operand(c, 0)->shape;
   range q = point((double)c->node->attributes.pad.value), own = point((double)c->partner->attributes.pad.value);
   for (int64_t i = 0; i < count_of(c); i++) {
-    int64_t rest = i, index = 0, stride = 1;
-    bool within = true;
-    for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-      int64_t at = rest % c->shape->dims[axis] - c->node->attributes.pad.begin[axis];
-      rest /= c->shape->dims[axis];
-      within = within && at >= 0 && at < x->dims[axis];
-      index += at * stride;
-      stride *= x->dims[axis];
-    }
-    put(c, i, within ? input(c, 0, index) : (triple){own, q, range_sub(q, own)});
+    int64_t source = pad_source(c->node, &operand(c, 0)->shape, c->shape, i);
+    put(c, i, source >= 0 ? input(c, 0, source) : (triple){own, q, range_sub(q, own)});
   }
   return true;
 }
 
 static bool rule_transpose(const call *c) {
-  const qb_shape *x = &operand(c, 0)->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int64_t i = 0; i < count_of(c); i++) {
-    int64_t rest = i, index = 0;
-    for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-      index += rest % c->shape->dims[axis] * strides[c->node->attributes.transpose.permutation[axis]];
-      rest /= c->shape->dims[axis];
-    }
-    put(c, i, input(c, 0, index));
-  }
+  for (int64_t i = 0; i < count_of(c); i++)
+    put(c, i, input(c, 0, transpose_source(c->node, &operand(c, 0)->shape, c->shape, i)));
   return true;
 }
 

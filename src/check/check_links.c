@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "check/check_backward.h"
+#include "check/check_layout.h"
 
 typedef struct node_call {
   const back_box *box;
@@ -99,34 +100,16 @@ static bool link_batch_norm(const node_call *n, int64_t i, links *l) {
 /* --------------------------------------------------------------------------------------------------------- copies */
 
 static bool link_transpose(const node_call *n, int64_t i, links *l) {
-  const qb_shape *x = &operand(n, 0)->shape;
-  int64_t strides[QB_MAX_RANK], stride = 1, at = 0;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    strides[axis] = stride;
-    stride *= x->dims[axis];
-  }
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    at += i % n->shape->dims[axis] * strides[n->node->attributes.transpose.permutation[axis]];
-    i /= n->shape->dims[axis];
-  }
-  return copies(l, 0, at, 1);
+  return copies(l, 0, transpose_source(n->node, &operand(n, 0)->shape, n->shape, i), 1);
 }
 
 static bool link_pad(const node_call *n, int64_t i, links *l) {
-  const qb_shape *x = &operand(n, 0)->shape;
-  int64_t at = 0, stride = 1;
-  for (int32_t axis = x->rank - 1; axis >= 0; axis--) {
-    int64_t k = i % n->shape->dims[axis] - n->node->attributes.pad.begin[axis];
-    i /= n->shape->dims[axis];
-    if (k < 0 || k >= x->dims[axis]) {
-      l->constant[0] = (double)n->partner->attributes.pad.value;
-      l->constant[1] = (double)n->node->attributes.pad.value;
-      return true;
-    }
-    at += k * stride;
-    stride *= x->dims[axis];
-  }
-  return copies(l, 0, at, 1);
+  int64_t source = pad_source(n->node, &operand(n, 0)->shape, n->shape, i);
+  if (source >= 0)
+    return copies(l, 0, source, 1);
+  l->constant[0] = (double)n->partner->attributes.pad.value;
+  l->constant[1] = (double)n->node->attributes.pad.value;
+  return true;
 }
 
 static bool link_concat(const node_call *n, int64_t i, links *l) {

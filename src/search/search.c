@@ -452,7 +452,7 @@ static int64_t certain_top(const double *y, const double *r, int64_t count) {
     if (y[k] > y[top])
       top = k;
   for (int64_t k = 0; k < count; k++)
-    if (k != top && !(down(y[top] - r[top]) > nextafter(y[k] + r[k], INFINITY)))
+    if (k != top && !(down(y[top] - r[top]) > up(y[k] + r[k])))
       return -1;
   return top;
 }
