@@ -20,6 +20,7 @@
 #include "data/digits.h"
 #include "run/run.h"
 #include "support/temp_folder.h"
+#include "support/tiny_network.h"
 
 enum { PIXELS = QB_DIGITS_PIXELS, CLASSES = QB_DIGITS_CLASSES, IMAGES = 3, POINTS = 40, SEED = 5 };
 
@@ -38,31 +39,14 @@ static void must(qb_status status, const qb_error *error) {
 
 static int make_networks(void **state) {
   qb_error error = {0};
-  qb_train_settings train;
-  qb_quantize_settings how;
-  qb_save_settings save;
-  qb_data data;
   qb_run_settings settings;
-  qb_model *memory = NULL;
   omp_set_num_threads(1); /* the network is tiny */
   temp_folder_create(state);
   networks.folder = *state;
-  qb_data_default(&data);
-  data.path = "digits:2000:3";
-  data.preprocess = "unit";
-  qb_train_settings_default(&train);
-  train.layers = 3;
-  train.width = 20;
-  train.epochs = 4;
   const char *path = temp_path(networks.folder, "net.onnx"), *other = temp_path(networks.folder, "net6.onnx");
-  must(qb_train_mlp(&data, NULL, &train, NULL, path, &(qb_train_info){0}, &error), &error);
+  tiny_network_train(path);
   must(qb_model_load(path, &networks.model, &error), &error);
-  qb_quantize_settings_default(&how);
-  how.bits = 6;
-  must(qb_quantize(networks.model, &how, NULL, &memory, NULL, &error), &error);
-  qb_save_settings_default(&save);
-  must(qb_model_save(memory, other, &save, &(qb_save_info){0}, &error), &error);
-  qb_model_free(memory);
+  tiny_network_quantize(networks.model, 6, other);
   must(qb_model_load(other, &networks.quantized, &error), &error);
   qb_run_settings_default(&settings);
   settings.engine = QB_ENGINE_REFERENCE;

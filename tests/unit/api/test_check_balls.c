@@ -17,6 +17,7 @@
 #include "base/hash.h"
 #include "data/digits.h"
 #include "support/temp_folder.h"
+#include "support/tiny_network.h"
 
 enum { IMAGES = 2 };
 
@@ -37,31 +38,15 @@ static const char *keep(const char *name) { return temp_path(files.folder, name)
 
 static void make_networks(void) {
   qb_error error = {0};
-  qb_train_settings train;
-  qb_data data;
-  qb_data_default(&data);
-  data.path = "digits:2000:3";
-  data.preprocess = "unit";
-  qb_train_settings_default(&train);
-  train.layers = 3;
-  train.width = 20;
-  train.epochs = 4;
+  qb_model *model;
   snprintf(files.net, sizeof files.net, "%s", keep("net.onnx"));
-  must(qb_train_mlp(&data, NULL, &train, NULL, files.net, &(qb_train_info){0}, &error), &error);
+  tiny_network_train(files.net);
+  must(qb_model_load(files.net, &model, &error), &error);
   for (int k = 0; k < 2; k++) {
-    qb_model *model, *quantized;
-    qb_quantize_settings how;
-    qb_save_settings save;
     snprintf(files.other[k], sizeof files.other[k], "%s", keep(k == 0 ? "net6.onnx" : "net5.onnx"));
-    must(qb_model_load(files.net, &model, &error), &error);
-    qb_quantize_settings_default(&how);
-    how.bits = 6 - k;
-    must(qb_quantize(model, &how, NULL, &quantized, NULL, &error), &error);
-    qb_save_settings_default(&save);
-    must(qb_model_save(quantized, files.other[k], &save, &(qb_save_info){0}, &error), &error);
-    qb_model_free(quantized);
-    qb_model_free(model);
+    tiny_network_quantize(model, 6 - k, files.other[k]);
   }
+  qb_model_free(model);
 }
 
 static json_t *certify(qb_certify_settings *settings, const char *name) {

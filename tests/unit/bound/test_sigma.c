@@ -97,6 +97,19 @@ static qb_kernel random_kernel(qb_rng *rng, int64_t rows, int64_t cols, int32_t 
   return k;
 }
 
+/* skip + outer inner / 2, without a skip where that is NULL. */
+static dense dense_joint(const qb_sigma_problem *p) {
+  int64_t half[2] = {p->side[0] / p->inner->stride[0], p->side[1] / p->inner->stride[1]};
+  dense inner = dense_torus(p->inner, p->side), outer = dense_torus(p->outer, half), m = dense_product(&outer, &inner);
+  dense skip = {0};
+  if (p->skip != NULL)
+    skip = dense_torus(p->skip, p->side);
+  for (int64_t i = 0; i < m.rows * m.cols; i++)
+    m.at[i] = 0.5 * m.at[i] + (p->skip == NULL ? 0 : skip.at[i]);
+  free(inner.at), free(outer.at), free(skip.at);
+  return m;
+}
+
 static void check(double sigma, double truth) {
   assert_true(sigma >= truth);
   assert_true(sigma <= truth * 1.01 + 1e-12);
@@ -133,15 +146,11 @@ static void joint_operator_matches_the_dense_operator(void **state) {
                                 .outer = &outer,
                                 .skip = test % 5 == 0 ? NULL : &skip,
                                 .side = {stride * 4, stride * 3}};
-    int64_t half[2] = {4, 3};
-    dense a = dense_torus(&skip, problem.side), k1 = dense_torus(&inner, problem.side);
-    dense k2 = dense_torus(&outer, half), m = dense_product(&k2, &k1);
-    for (int64_t i = 0; i < m.rows * m.cols; i++)
-      m.at[i] = 0.5 * m.at[i] + (problem.skip == NULL ? 0 : a.at[i]);
+    dense m = dense_joint(&problem);
     double sigma = 0;
     assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
     check(sigma, dense_norm(&m, &rng));
-    free(a.at), free(k1.at), free(k2.at), free(m.at);
+    free(m.at);
     free(inner.taps), free(outer.taps), free(skip.taps);
   }
 }
@@ -206,18 +215,14 @@ static void composed_norms_match_the_dense_operator(void **state) {
                                 .outer = &outer,
                                 .skip = test % 4 == 0 ? NULL : &skip,
                                 .side = {stride * 11, stride * 10}};
-    int64_t half[2] = {11, 10};
-    dense a = dense_torus(&skip, problem.side), k1 = dense_torus(&inner, problem.side);
-    dense k2 = dense_torus(&outer, half), m = dense_product(&k2, &k1);
-    for (int64_t i = 0; i < m.rows * m.cols; i++)
-      m.at[i] = 0.5 * m.at[i] + (problem.skip == NULL ? 0 : a.at[i]);
+    dense m = dense_joint(&problem);
     double sigma = 0, guess = 0, truth = dense_norm(&m, &rng);
     assert_int_equal(qb_sigma_bound(&problem, &sigma, NULL), QB_OK);
     check(sigma, truth);
     assert_int_equal(qb_sigma_estimate(&problem, &guess, NULL), QB_OK);
     if (!(guess <= sigma * 1.00001 && guess >= truth * 0.5))
       fail_msg("case %d: estimated %g, truth %g", test, guess, truth);
-    free(a.at), free(k1.at), free(k2.at), free(m.at);
+    free(m.at);
     free(inner.taps), free(outer.taps), free(skip.taps);
   }
 }

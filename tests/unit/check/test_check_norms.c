@@ -152,30 +152,41 @@ static void plant_all(claim *c, const random_network *network) {
   }
 }
 
+/* Random network number i, and what the engine proves by `method`; infinite where it does not apply. */
+static double bound_case(uint64_t stream, uint64_t i, qb_bound_method method, random_network *network,
+                         qb_worst_case *worst) {
+  qb_rng rng;
+  qb_error error;
+  qb_rng_seed(&rng, stream, i);
+  random_style style = random_network_style(&rng);
+  random_network_create(&rng, &style, network);
+  qb_status status = qb_worst_case_bound(&network->pair, &network->domain, UINT32_C(1) << method, -1, worst, &error);
+  return status == QB_OK && worst->proved ? qb_magnitude_to_double(worst->bound) : INFINITY;
+}
+
+/* What the checker says, which must not be above `limit`. */
+static recomputed confirm(const claim *c, const random_network *network, uint64_t i, double limit) {
+  char text[4000];
+  recomputed own = recompute(c, network);
+  if (own.refuted || (own.known && own.bound > limit))
+    fail_msg("network %llu: at most %.17g, checker %.17g %s\n%s", (unsigned long long)i, limit, own.bound, own.why,
+             random_network_describe(network, text, sizeof text));
+  return own;
+}
+
 /* The product needs the same witness, and intervals beside it. */
 static void test_product_follows_the_engine(void **state) {
   (void)state;
   int compared = 0, equal = 0, smaller = 0, unknown = 0, noticed_here = 0, changed = 0;
   for (uint64_t i = 0; i < 600; i++) {
-    qb_rng rng;
     random_network network;
-    char text[4000];
     qb_worst_case worst;
-    qb_error error;
-    qb_rng_seed(&rng, 1214, i);
-    random_style style = random_network_style(&rng);
-    random_network_create(&rng, &style, &network);
-    qb_status status =
-        qb_worst_case_bound(&network.pair, &network.domain, UINT32_C(1) << QB_BOUND_PRODUCT, -1, &worst, &error);
-    double proved = status == QB_OK && worst.proved ? qb_magnitude_to_double(worst.bound) : INFINITY;
+    double proved = bound_case(1214, i, QB_BOUND_PRODUCT, &network, &worst);
     double engine = isfinite(proved) ? qb_worst_case_claimed(&worst, proved) : INFINITY;
     if (isfinite(engine) && proved > 1e-10) {
       claim c = make_claim(&network, &worst.spectral);
       snprintf(c.method, sizeof c.method, "product");
-      recomputed own = recompute(&c, &network);
-      if (own.refuted || (own.known && own.bound > engine))
-        fail_msg("network %llu: engine %.17g, checker %.17g %s\n%s", (unsigned long long)i, engine, own.bound, own.why,
-                 random_network_describe(&network, text, sizeof text));
+      recomputed own = confirm(&c, &network, i, engine);
       compared += own.known;
       unknown += !own.known;
       equal += own.known && own.bound > proved * (1 - 1e-5);
@@ -205,23 +216,12 @@ static void test_follows_the_engine(void **state) {
   (void)state;
   int compared = 0, equal = 0, unknown = 0, gates = 0, weighted = 0;
   for (uint64_t i = 0; i < 600; i++) {
-    qb_rng rng;
     random_network network;
-    char text[4000];
     qb_worst_case worst;
-    qb_error error;
-    qb_rng_seed(&rng, 1213, i);
-    random_style style = random_network_style(&rng);
-    random_network_create(&rng, &style, &network);
-    qb_status status =
-        qb_worst_case_bound(&network.pair, &network.domain, UINT32_C(1) << QB_BOUND_SPECTRAL, -1, &worst, &error);
-    double engine = status == QB_OK && worst.proved ? qb_magnitude_to_double(worst.bound) : INFINITY;
+    double engine = bound_case(1213, i, QB_BOUND_SPECTRAL, &network, &worst);
     if (isfinite(engine) && engine > 1e-10) {
       claim c = make_claim(&network, &worst.spectral);
-      recomputed own = recompute(&c, &network);
-      if (own.refuted || (own.known && own.bound > engine * (1 + 1e-6)))
-        fail_msg("network %llu: engine %.17g, checker %.17g %s\n%s", (unsigned long long)i, engine, own.bound, own.why,
-                 random_network_describe(&network, text, sizeof text));
+      recomputed own = confirm(&c, &network, i, engine * (1 + 1e-6));
       compared += own.known;
       unknown += !own.known;
       equal += own.known && own.bound > engine * (1 - 1e-6);
