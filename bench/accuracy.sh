@@ -1,11 +1,12 @@
 #!/bin/sh
 # Accuracy of quantized networks: accuracy.sh BUILD_DIR [NETWORK [ROW..]].. writes bench/results/accuracy.csv. Networks
 # and images come from the folder QBOUND_DATA (default ../shared/data); without it nothing is done. With names, only those
-# networks are measured again and the other rows stay; with rows (none:adaround:4:channel:output:correct) behind a name,
-# only those. Weight rounding is calibrated on training images and measured on validation images that it never saw. cpu_s
-# is the CPU time of quantizing, wall_s its wall time on whatever else the machine did; accuracy.txt tells the machine and
-# its load at the end. Small test sets: 95 % intervals (Clopper and Pearson) and paired wins and losses against the float
-# network stand beside every number. The ResNet-18 weights were decoded from a product-quantized release.
+# networks are measured again and the other rows stay; with rows behind a name, only those. A row is
+# none:adaround:4:channel:output[:correct[:SAMPLES]]. Weight rounding is calibrated on training images (`samples`) and
+# measured on validation images that it never saw. cpu_s is the CPU time of quantizing, wall_s its wall time on whatever
+# else the machine did; accuracy.txt tells the machine and its load at the end. Small test sets: 95 % intervals (Clopper
+# and Pearson) and paired wins and losses against the float network stand beside every number. The ResNet-18 weights were
+# decoded from a product-quantized release.
 set -eu
 build=$1
 shift
@@ -15,7 +16,7 @@ out=bench/results
 [ -n "${NO_BUILD:-}" ] || cmake --build "$build" --target bench_accuracy
 mkdir -p "$out"
 export OMP_WAIT_POLICY=passive
-header=network,equalize,scheme,bits,granularity,grid,bias,images,float_top1,top1,low95,high95,flips,wins,losses,mean_error
+header=network,equalize,scheme,bits,granularity,grid,bias,samples,images,float_top1,top1,low95,high95,flips,wins,losses,mean_error
 header=$header,relative_error_nearest,relative_error,kept_nearest,wall_s,cpu_s
 table=$out/accuracy.csv
 [ -f "$table" ] || echo "$header" >"$table"
@@ -46,6 +47,10 @@ every() {
 rows() { # NETWORK
   case $1 in
   mobilenetv2) echo range:nearest:8:tensor:minmax range:nearest:8:tensor:minmax:correct range:nearest:4:channel:minmax ;;
+  resnet18)
+    echo range:nearest:8:tensor:minmax range:nearest:4:channel:minmax \
+      none:adaround:4:channel-affine:output:correct:1024 none:adaround:3:channel-affine:output:correct:1024
+    ;;
   *) echo range:nearest:8:tensor:minmax range:nearest:4:channel:minmax ;;
   esac
   every 8 4 3 2
@@ -62,10 +67,10 @@ measure() { # NETWORK ROW..
   esac
 }
 
-# Replaces the lines of `table` that $table.part has too, the first eight fields but the number of images; new ones go
+# Replaces the lines of `table` that $table.part has too, the first eight fields (samples: of calibration); new ones go
 # behind the network's others.
 merge() {
-  awk -F , 'function key() { return $1 "," $2 "," $3 "," $4 "," $5 "," $6 "," $7 }
+  awk -F , 'function key() { return $1 "," $2 "," $3 "," $4 "," $5 "," $6 "," $7 "," $8 }
     FNR == 1 { file++ }
     file == 1 { new[key()] = $0; order[++count] = key(); network = $1; next }
     network == last && $1 != network { rest() }

@@ -3,9 +3,10 @@
  *   bench_accuracy NAME MODEL CALIBRATION SAMPLES TEST PREPROCESS ROW..
  *
  * CALIBRATION and TEST are data as for `qbound measure --data`, PREPROCESS as there. SAMPLES calibration samples are
- * used (more than there are: seeded flips and shifts). A ROW is equalize:scheme:bits:granularity:grid[:correct], for
- * example range:adaround:4:channel:mse:correct; equalize is none, range or l1, scheme nearest, adaround, gptq or
- * gradient, granularity tensor, channel or channel-affine (a zero point per scale). */
+ * used (more than there are: seeded flips and shifts). A ROW is
+ * equalize:scheme:bits:granularity:grid[:correct[:SAMPLES]], for example range:adaround:4:channel:mse:correct; equalize
+ * is none, range or l1, scheme nearest, adaround, gptq or gradient, granularity tensor, channel or channel-affine (a
+ * zero point per scale). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 #include "run/run.h"
 #include "stats/binomial.h"
 
-enum { BATCH = 16, ROW_PARTS = 6 };
+enum { BATCH = 16, ROW_PARTS = 7 };
 
 static qb_error failure;
 
@@ -117,7 +118,7 @@ static qb_quantize_settings parse_row(const bench *b, char *part[ROW_PARTS]) {
     settings.calibration.read = read_sample;
     settings.calibration.context = b->calibration;
     settings.calibration.count = qb_dataset_count(b->calibration);
-    settings.calibration.samples = b->samples;
+    settings.calibration.samples = part[6] != NULL ? atoll(part[6]) : b->samples;
   }
   return settings;
 }
@@ -131,8 +132,8 @@ static void print_layers(const qb_quantize_info *info) {
   }
 }
 
-static void print_result(const bench *b, const char *row, const float *outputs, const qb_quantize_info *info,
-                         double wall, double cpu) {
+static void print_result(const bench *b, char *part[ROW_PARTS], int64_t samples, const float *outputs,
+                         const qb_quantize_info *info, double wall, double cpu) {
   int64_t count = qb_dataset_count(b->test), flips = 0, right = 0, right_float = 0, lost = 0, gained = 0;
   size_t classes = qb_shape_elements(&b->graph.values[b->graph.outputs[0]].shape);
   double error_mean = 0, objective = 0, objective_nearest = 0, low, high;
@@ -155,9 +156,8 @@ static void print_result(const bench *b, const char *row, const float *outputs, 
   }
   check(qb_binomial_lower(count, right, 0.025, &low, &failure));
   check(qb_binomial_upper(count, right, 0.025, &high, &failure));
-  printf("%s", b->name);
-  for (const char *c = row; *c != 0; c++)
-    putchar(*c == ':' ? ',' : *c);
+  printf("%s,%s,%s,%s,%s,%s,%s,%lld", b->name, part[0], part[1], part[2], part[3], part[4],
+         part[5] == NULL ? "" : part[5], (long long)samples);
   printf(",%lld,%.2f,%.2f,%.2f,%.2f,%lld,%lld,%lld,%.4f,%.5g,%.5g,%d,%.1f,%.1f\n", (long long)count,
          100 * (double)right_float / (double)count, 100 * (double)right / (double)count, 100 * low, 100 * high,
          (long long)flips, (long long)gained, (long long)lost, error_mean, objective_nearest, objective,
@@ -166,13 +166,14 @@ static void print_result(const bench *b, const char *row, const float *outputs, 
 }
 
 static void run_row(const bench *b, const char *row) {
-  char text[128], label[160], *part[ROW_PARTS] = {NULL};
+  char text[128], *part[ROW_PARTS] = {NULL};
   snprintf(text, sizeof text, "%s", row);
   int parts = 0;
   for (char *p = strtok(text, ":"); p != NULL && parts < ROW_PARTS; p = strtok(NULL, ":"))
     part[parts++] = p;
   if (parts < 5)
-    check(qb_fail(&failure, QB_ERROR_ARGUMENT, "row '%s': equalize:scheme:bits:granularity:grid[:correct]", row));
+    check(qb_fail(&failure, QB_ERROR_ARGUMENT, "row '%s': equalize:scheme:bits:granularity:grid[:correct[:SAMPLES]]",
+                  row));
   qb_quantize_settings settings = parse_row(b, part);
   qb_graph quantized, equalized;
   qb_quantize_info info;
@@ -192,8 +193,7 @@ static void run_row(const bench *b, const char *row) {
   if (getenv("LAYERS") != NULL)
     print_layers(&info);
   float *outputs = run_network(&quantized, b->test);
-  snprintf(label, sizeof label, ":%s%s", row, part[5] == NULL ? ":" : "");
-  print_result(b, label, outputs, &info, wall, cpu);
+  print_result(b, part, settings.calibration.samples, outputs, &info, wall, cpu);
   qb_free(outputs);
   qb_quantize_info_free(&info);
   qb_graph_free(&quantized);

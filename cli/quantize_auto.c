@@ -163,7 +163,8 @@ static void print_plans(const qb_allocation *allocation) {
     else if (isnan(plan->error))
       printf(" %.3f bits%s\n", plan->average_bits, mark);
     else
-      printf(" %.3f bits, mean square %.4g%s\n", plan->average_bits, plan->error, mark);
+      printf(" %.3f bits, mean square %s%.4g%s\n", plan->average_bits, plan->complete ? "" : "at least ", plan->error,
+             mark);
   }
 }
 

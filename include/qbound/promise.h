@@ -60,6 +60,7 @@ typedef struct qb_allocation_plan {
   double average_bits;         /* of the weights of layers that are not float */
   double error;                /* mean square error of the output on calibration samples, every layer rounded by
                                 * itself (docs/quantizers.md); NAN without */
+  bool complete;               /* else the run ended when the error exceeded another plan's: it is at least `error` */
   char why[QB_ALLOCATION_WHY]; /* when it was not tried */
 } qb_allocation_plan;
 

@@ -251,12 +251,19 @@ qb_status qb_planner_quantize(const qb_planner *planner, const int *bits, qb_mod
 
 /* ------------------------------------------------------------------------------------------------------------ rule */
 
-static qb_status try_rule(qb_planner *p, qb_allocation_rule rule, qb_plan_budget budget, int *bits, qb_error *error) {
+/* A plan is run no further once its error exceeds `best`, the least so far, which it then updates. */
+static qb_status try_rule(qb_planner *p, qb_allocation_rule rule, qb_plan_budget budget, double *best, int *bits,
+                          qb_error *error) {
   qb_allocation_plan *plan = &p->allocation->plans[rule];
   QB_TRY(qb_planner_plan(p, rule, budget, bits, error));
-  plan->tried = true;
+  plan->tried = plan->complete = true;
   plan->average_bits = qb_planner_average_bits(p, bits);
-  return p->scorer != NULL ? qb_scorer_plan_error(p->scorer, bits, &plan->error, error) : QB_OK;
+  if (p->scorer == NULL)
+    return QB_OK;
+  QB_TRY(qb_scorer_plan_error(p->scorer, bits, *best, &plan->error, error));
+  plan->complete = plan->error <= *best;
+  *best = fmin(*best, plan->error);
+  return QB_OK;
 }
 
 /* Without samples there is nothing to compare by: the data-free rule, or uniform where it has no rule either. */
@@ -269,12 +276,17 @@ static qb_allocation_rule best_rule(const qb_planner *p) {
   return best;
 }
 
+/* Those that usually win come first: the others are then soon known to have lost. */
+static const qb_allocation_rule order[QB_ALLOCATION_PLANS] = {QB_RULE_UNIFORM, QB_RULE_MEASURED, QB_RULE_ACTIVATIONS,
+                                                              QB_RULE_CERTIFIED};
+
 qb_status qb_planner_choose_rule(qb_planner *planner, qb_plan_budget budget, qb_error *error) {
+  double best = INFINITY;
   int *bits = qb_alloc((size_t)planner->layers, sizeof *bits);
   qb_status status = bits != NULL ? QB_OK : qb_fail_memory(error, "the plan", sizeof *bits);
-  for (int rule = 0; status == QB_OK && rule < QB_ALLOCATION_PLANS; rule++)
-    if (rule == QB_RULE_UNIFORM || planner->table[rule].score != NULL)
-      status = try_rule(planner, (qb_allocation_rule)rule, budget, bits, error);
+  for (int i = 0; status == QB_OK && i < QB_ALLOCATION_PLANS; i++)
+    if (order[i] == QB_RULE_UNIFORM || planner->table[order[i]].score != NULL)
+      status = try_rule(planner, order[i], budget, &best, bits, error);
   qb_free(bits);
   planner->allocation->rule = best_rule(planner);
   return status;

@@ -35,8 +35,8 @@ QB_MUST_CHECK qb_status qb_score_round(const qb_graph *graph, const qb_linear *l
 qb_frontier_settings qb_scorer_frontier(const qb_scorer *scorer, const qb_samples *samples);
 
 /* Runs `graph` on the samples and keeps its first output, (samples, output_elements), or sums the squares of its
- * distance from the float network's; either may be NULL. */
-QB_MUST_CHECK qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs, double *distance,
-                                      qb_error *error);
+ * distance from the float network's and ends once that sum exceeds `limit`; either may be NULL. */
+QB_MUST_CHECK qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs, double limit,
+                                      double *distance, qb_error *error);
 
 #endif

@@ -31,8 +31,9 @@ static double square_distance(const float *a, const float *b, size_t count) {
 /* ------------------------------------------------------------------------------------------------- whole networks */
 
 static qb_status run_batches(qb_scorer *s, const qb_graph *graph, qb_run *run, float *input, float *outputs,
-                             double *distance, qb_error *error) {
-  for (int64_t first = 0; first < s->samples.count; first += QB_SCORE_BATCH) {
+                             double limit, double *distance, qb_error *error) {
+  for (int64_t first = 0; first < s->samples.count && (distance == NULL || *distance <= limit);
+       first += QB_SCORE_BATCH) {
     int64_t left = s->samples.count - first;
     int32_t count = left < QB_SCORE_BATCH ? (int32_t)left : QB_SCORE_BATCH;
     QB_TRY(qb_samples_read(&s->samples, first, count, input, error));
@@ -47,7 +48,8 @@ static qb_status run_batches(qb_scorer *s, const qb_graph *graph, qb_run *run, f
   return QB_OK;
 }
 
-qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs, double *distance, qb_error *error) {
+qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs, double limit, double *distance,
+                        qb_error *error) {
   qb_run *run = NULL;
   size_t size = QB_SCORE_BATCH * scorer->samples.elements;
   float *input = qb_alloc(size, sizeof *input);
@@ -56,7 +58,7 @@ qb_status qb_scorer_run(qb_scorer *scorer, const qb_graph *graph, float *outputs
   qb_status status = input == NULL ? qb_fail_memory(error, "calibration samples", size * sizeof *input)
                                    : start_run(graph, &run, error);
   if (status == QB_OK)
-    status = run_batches(scorer, graph, run, input, outputs, distance, error);
+    status = run_batches(scorer, graph, run, input, outputs, limit, distance, error);
   qb_run_free(run);
   qb_free(input);
   return status;
@@ -76,14 +78,15 @@ static qb_status apply_plan(const qb_scorer *s, const int *bits, qb_graph *graph
   return QB_OK;
 }
 
-qb_status qb_scorer_plan_error(qb_scorer *scorer, const int *bits, double *mean_square, qb_error *error) {
+qb_status qb_scorer_plan_error(qb_scorer *scorer, const int *bits, double limit, double *mean_square, qb_error *error) {
   qb_graph graph;
+  double numbers = (double)scorer->samples.count * (double)scorer->output_elements;
   qb_status status = qb_graph_clone(scorer->graph, &graph, error);
   if (status == QB_OK)
     status = apply_plan(scorer, bits, &graph, error);
   if (status == QB_OK)
-    status = qb_scorer_run(scorer, &graph, NULL, mean_square, error);
-  *mean_square /= (double)scorer->samples.count * (double)scorer->output_elements;
+    status = qb_scorer_run(scorer, &graph, NULL, limit * numbers, mean_square, error);
+  *mean_square /= numbers;
   qb_graph_free(&graph);
   return status;
 }

@@ -99,7 +99,7 @@ static qb_status read_outputs(qb_scorer *s, qb_error *error) {
   if (s->outputs == NULL)
     return qb_fail_memory(error, "outputs on calibration samples",
                           (size_t)s->samples.count * s->output_elements * sizeof *s->outputs);
-  return qb_scorer_run(s, graph, s->outputs, NULL, error);
+  return qb_scorer_run(s, graph, s->outputs, INFINITY, NULL, error);
 }
 
 /* Schemes that look at samples are scored by what they do. */
@@ -165,24 +165,40 @@ qb_status qb_scorer_round(const qb_scorer *scorer, int layer, const qb_linear *l
   return QB_OK;
 }
 
-static qb_status solve_width(qb_scorer *s, const qb_linear *linear, const qb_gram *gram, int bits, float **solved,
-                             qb_error *error) {
-  qb_layer_codes codes = {0};
-  qb_quantize_layer info = {0};
+/* Codes to nearest at every narrow width, then solved together. */
+static qb_status solve_widths(qb_scorer *s, const qb_linear *linear, const qb_gram *gram, const qb_score_table *table,
+                              int widths, qb_layer_codes *codes, qb_error *error) {
   qb_cut cut = qb_cut_weight(s->graph, linear, s->settings->granularity);
   const float *before = qb_view_f32(&s->graph->values[linear->weight].constant);
+  for (int w = 0; w < widths; w++) {
+    QB_TRY(qb_layer_codes_create(&cut, before, &s->calibrated, table->width[w], &codes[w], error));
+    qb_layer_codes_nearest(&codes[w], before);
+  }
+  return qb_calibrate_gram(s->calibrator, gram, before, codes, widths, error);
+}
+
+static qb_status keep_solved(qb_scorer *s, const qb_linear *linear, const qb_layer_codes *codes, float **solved,
+                             qb_error *error) {
   size_t count = qb_shape_elements(&s->graph->values[linear->weight].shape);
   *solved = qb_alloc(count, sizeof **solved);
   if (*solved == NULL)
     return qb_fail_memory(error, "rounded weights", count * sizeof **solved);
-  qb_status status = qb_layer_codes_create(&cut, before, &s->calibrated, bits, &codes, error);
-  if (status == QB_OK) {
-    qb_layer_codes_nearest(&codes, before);
-    status = qb_calibrate_gram(s->calibrator, gram, before, &codes, &info, error);
-  }
-  if (status == QB_OK)
-    qb_layer_codes_values(&codes, *solved);
-  qb_layer_codes_free(&codes);
+  qb_layer_codes_values(codes, *solved);
+  return QB_OK;
+}
+
+/* Solutions for every narrow width, from moments that are complete. */
+static qb_status solve_gram(qb_scorer *s, const qb_linear *linear, const qb_gram *gram, int layer,
+                            const qb_score_table *table, qb_error *error) {
+  qb_layer_codes codes[QB_SOLVED_BITS + 1] = {0};
+  int widths = 0;
+  while (widths < table->widths && table->width[widths] <= QB_SOLVED_BITS)
+    widths++;
+  qb_status status = solve_widths(s, linear, gram, table, widths, codes, error);
+  for (int w = 0; status == QB_OK && w < widths; w++)
+    status = keep_solved(s, linear, &codes[w], &s->solved[layer * (QB_SOLVED_BITS + 1) + table->width[w]], error);
+  for (int w = 0; w < widths; w++)
+    qb_layer_codes_free(&codes[w]);
   return status;
 }
 
@@ -206,11 +222,10 @@ static qb_status solve_layer(qb_scorer *s, qb_frontier *frontier, const qb_linea
       qb_gram_create(s->graph, linear, qb_view_f32(&s->graph->values[linear->weight].constant), &how, &gram, error);
   if (status == QB_OK)
     status = qb_frontier_visit(frontier, s->graph->nodes[linear->node].inputs[0], add_moments, &gram, error);
-  if (status == QB_OK)
+  if (status == QB_OK) {
     qb_gram_finish(&gram, false);
-  for (int w = 0; status == QB_OK && w < table->widths && table->width[w] <= QB_SOLVED_BITS; w++)
-    status = solve_width(s, linear, &gram, table->width[w], &s->solved[layer * (QB_SOLVED_BITS + 1) + table->width[w]],
-                         error);
+    status = solve_gram(s, linear, &gram, layer, table, error);
+  }
   qb_gram_free(&gram);
   return status;
 }

@@ -284,7 +284,6 @@ static qb_status choose_codes(calibrated_layer *layer, qb_quantize_layer *info, 
     apply_guard(layer, &g, info);
   guard_free(&g);
   qb_free(layer->errors);
-  qb_rounding_free(&layer->problem);
   return status;
 }
 
@@ -317,9 +316,16 @@ bool qb_calibrate_supports(const qb_graph *graph, const qb_linear *linear) {
 }
 
 qb_status qb_calibrate_gram(qb_calibrator *calibrator, const qb_gram *gram, const float *weights, qb_layer_codes *codes,
-                            qb_quantize_layer *info, qb_error *error) {
-  calibrated_layer layer = {.calibrator = calibrator, .weights = weights, .codes = codes, .gram = gram, .loaded = -1};
-  return choose_codes(&layer, info, error);
+                            int count, qb_error *error) {
+  calibrated_layer layer = {.calibrator = calibrator, .weights = weights, .gram = gram, .loaded = -1};
+  qb_status status = QB_OK;
+  for (int i = 0; status == QB_OK && i < count; i++) {
+    qb_quantize_layer info;
+    layer.codes = &codes[i];
+    status = choose_codes(&layer, &info, error);
+  }
+  qb_rounding_free(&layer.problem);
+  return status;
 }
 
 qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_linear *linear, const float *weights,
@@ -337,6 +343,7 @@ qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_linear *linear,
                             .progress = progress,
                             .loaded = -1};
   qb_status status = calibrate(&layer, linear, calibrator, gram, info, error);
+  qb_rounding_free(&layer.problem);
   info->seconds = qb_clock_seconds() - start;
   return status;
 }

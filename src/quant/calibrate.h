@@ -31,9 +31,10 @@ QB_MUST_CHECK qb_status qb_calibrate_layer(qb_calibrator *calibrator, const qb_l
                                            qb_layer_codes *codes, qb_gram *gram, qb_quantize_layer *info,
                                            const qb_progress *progress, qb_error *error);
 
-/* The same from statistics that are complete already, with the inputs of the float network: `gram` has H, and R = 0. */
+/* The same from statistics that are complete already, with the inputs of the float network: `gram` has H, and R = 0.
+ * For `count` sets of codes, of different grids on the same cut, which share the factor of H. */
 QB_MUST_CHECK qb_status qb_calibrate_gram(qb_calibrator *calibrator, const qb_gram *gram, const float *weights,
-                                          qb_layer_codes *codes, qb_quantize_layer *info, qb_error *error);
+                                          qb_layer_codes *codes, int count, qb_error *error);
 
 /* True when qb_calibrate_layer has a rule for the layer and room for its statistics. */
 bool qb_calibrate_supports(const qb_graph *graph, const qb_linear *linear);

@@ -18,6 +18,7 @@ static json_t *plan_entry(const qb_allocation_plan *plan) {
   entry = qb_json_put(entry, "tried", json_boolean(plan->tried));
   entry = qb_json_put(entry, "average_bits", qb_json_real(plan->average_bits));
   entry = qb_json_put(entry, "error", qb_json_real(plan->error));
+  entry = qb_json_put(entry, "complete", json_boolean(plan->complete));
   return qb_json_put(entry, "why", plan->tried ? json_null() : qb_json_text(plan->why));
 }
 
