@@ -22,7 +22,9 @@ static double now(void) {
 
 static void draw(int64_t done, int64_t total, double elapsed) {
   fprintf(stderr, "\r\033[K%s", line.stage);
-  if (total > 0)
+  if (total == QB_PROGRESS_SHARES)
+    fprintf(stderr, " %.0f %%", 100 * (double)done / (double)total);
+  else if (total > 0)
     fprintf(stderr, " %lld/%lld", (long long)done, (long long)total);
   if (total > 0 && done > 0 && done < total) {
     double left = elapsed * (double)(total - done) / (double)done;

@@ -92,7 +92,9 @@ QB_API const char *qb_version(void);
 /* ----------------------------------------------------------------------------------------------- progress */
 
 /* Called with `done` out of `total` units of the stage `what` ("measuring"); returns false to ask the library to stop
- * at the next safe point: the call then ends with QB_ERROR_INTERRUPTED. Called from the thread of the call. */
+ * at the next safe point: the call then ends with QB_ERROR_INTERRUPTED. Called from the thread of the call. Where
+ * `total` is QB_PROGRESS_SHARES, the units are shares of the estimated work and nothing that could be counted. */
+#define QB_PROGRESS_SHARES 1000000
 typedef bool (*qb_progress_function)(void *context, const char *what, int64_t done, int64_t total);
 
 /* Long calls take a pointer to one of these; NULL is silent. */

@@ -21,6 +21,9 @@ typedef struct qb_gradient_settings {
 
 void qb_gradient_settings_default(qb_gradient_settings *settings);
 
+/* What it reports its steps as. */
+#define QB_GRADIENT_STAGE "gradient steps"
+
 /* Codes (R, K) by the published solver on the same quadratic form, so that the two can be compared. QB_ERROR_MEMORY,
  * QB_ERROR_INTERRUPTED. */
 QB_MUST_CHECK qb_status qb_adaround_gradient(const qb_rounding *rounding, const qb_grid *grids,

@@ -130,7 +130,7 @@ qb_status qb_adaround_gradient(const qb_rounding *rounding, const qb_grid *grids
   start(&x);
   for (int step = 0; status == QB_OK && step < settings->steps; step++) {
     take_step(&x, settings, step);
-    if (step % 100 == 99 && !qb_progress_report(progress, "gradient steps", step + 1, settings->steps))
+    if (step % 100 == 99 && !qb_progress_report(progress, QB_GRADIENT_STAGE, step + 1, settings->steps))
       status = qb_fail(error, QB_ERROR_INTERRUPTED, "interrupted after %d gradient steps", step + 1);
   }
   harden(&x, codes);

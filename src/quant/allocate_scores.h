@@ -54,8 +54,8 @@ QB_MUST_CHECK qb_status qb_score_measured(qb_scorer *scorer, const qb_score_tabl
                                           qb_error *error);
 
 /* Mean square of the change of the first output over the samples when every layer has Q_b of its `bits` (one entry a
- * layer, 0: float). No layer makes up for earlier ones here, so a scheme's final error is smaller. Beyond `limit` it ends
- * early: the result is then above `limit`, and the mean square at least that. */
+ * layer, 0: float). No layer makes up for earlier ones here, so a scheme's final error is smaller. Beyond `limit` it
+ * ends early: the result is then above `limit`, and the mean square at least that. */
 QB_MUST_CHECK qb_status qb_scorer_plan_error(qb_scorer *scorer, const int *bits, double limit, double *mean_square,
                                              qb_error *error);
 

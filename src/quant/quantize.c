@@ -9,6 +9,7 @@
 #include "quant/calibrate.h"
 #include "quant/layer.h"
 #include "quant/layer_plan.h"
+#include "quant/layer_progress.h"
 #include "quant/quant.h"
 
 /* ------------------------------------------------------------------------------------------------- settings */
@@ -112,7 +113,9 @@ typedef struct quantize_work {
   qb_quantize_info *info;
   qb_calibrator *calibrator; /* NULL: no calibration */
   int calibrated;            /* layers that are finished */
-  const qb_progress *progress;
+  const qb_progress *outer;
+  qb_layer_progress shares;
+  qb_progress progress; /* of the current layer, told as a share of all */
 } quantize_work;
 
 static qb_status list_layers(quantize_work *work, qb_error *error) {
@@ -274,7 +277,7 @@ static qb_status find_codes(quantize_work *work, int index, const float *before,
   layer->method = work->info->interrupted ? QB_METHOD_NEAREST : QB_METHOD_DIRECT;
   if (work->calibrator == NULL || work->info->interrupted)
     return QB_OK;
-  qb_status status = qb_calibrate_layer(work->calibrator, linear, before, codes, gram, layer, work->progress, error);
+  qb_status status = qb_calibrate_layer(work->calibrator, linear, before, codes, gram, layer, &work->progress, error);
   work->calibrated += status == QB_OK;
   if (status != QB_ERROR_INTERRUPTED || !may_stop(work))
     return status;
@@ -329,10 +332,25 @@ static void copy_tied(quantize_work *work, int index) {
   layers[index].method = layers[first].method;
 }
 
+/* 0 for a layer that stays as it is. */
+static double layer_work(const quantize_work *work, int index) {
+  const qb_quantize_layer *layer = &work->info->layers[index];
+  return layer->bits == 0 || layer->tied ? 0 : qb_layer_work(work->graph, &work->linears[index], work->settings);
+}
+
+static void start_progress(quantize_work *work) {
+  double total = 0;
+  for (int i = 0; i < work->info->layer_count; i++)
+    total += layer_work(work, i);
+  qb_layer_progress_create(work->outer, total, work->settings, &work->shares);
+  work->progress = qb_layer_progress_inner(&work->shares);
+}
+
 static qb_status quantize_layers(quantize_work *work, qb_error *error) {
   qb_quantize_info *info = work->info;
+  start_progress(work);
   for (int i = 0; i < info->layer_count; i++) {
-    bool stop = !info->interrupted && !qb_progress_report(work->progress, "quantizing", i, info->layer_count);
+    bool stop = !qb_layer_progress_next(&work->shares, layer_work(work, i)) && !info->interrupted;
     if (stop && may_stop(work))
       info->interrupted = true;
     else if (stop)
@@ -346,7 +364,7 @@ static qb_status quantize_layers(quantize_work *work, qb_error *error) {
       QB_TRY(quantize_layer(work, i, error));
     info->delta = fmax(info->delta, info->layers[i].delta);
   }
-  (void)qb_progress_report(work->progress, "quantizing", info->layer_count, info->layer_count);
+  (void)qb_layer_progress_next(&work->shares, 0);
   return QB_OK;
 }
 
@@ -437,10 +455,7 @@ static qb_status quantize_all(quantize_work *work, qb_error *error) {
 qb_status qb_quantize_weights(qb_graph *graph, const qb_quantize_settings *settings, const qb_progress *progress,
                               qb_quantize_info *info, qb_error *error) {
   qb_quantize_info unused;
-  quantize_work work = {.graph = graph,
-                        .settings = settings,
-                        .info = info != NULL ? info : &unused,
-                        .progress = progress};
+  quantize_work work = {.graph = graph, .settings = settings, .info = info != NULL ? info : &unused, .outer = progress};
   *work.info = (qb_quantize_info){.error_nearest = NAN, .error = NAN};
   QB_TRY(qb_quantize_settings_check(settings, error));
   qb_status status = quantize_all(&work, error);

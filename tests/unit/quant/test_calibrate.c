@@ -323,6 +323,42 @@ static void progress_can_stop_it(void **state) {
   qb_graph_free(&graph);
 }
 
+typedef struct told {
+  int64_t last;
+  int calls;
+} told;
+
+static bool listen(void *context, const char *what, int64_t done, int64_t total) {
+  told *t = context;
+  assert_string_equal(what, "quantizing");
+  assert_int_equal(total, QB_PROGRESS_SHARES);
+  assert_true(done >= t->last && done <= total);
+  t->last = done;
+  t->calls++;
+  return true;
+}
+
+/* One stage from 0 to all of the work, whatever the solver reports on its way. */
+static void progress_is_a_share_of_all_layers(void **state) {
+  (void)state;
+  qb_graph graph = make_network(), copy;
+  qb_error error;
+  for (int solver = QB_SOLVER_DESCENT; solver <= QB_SOLVER_GRADIENT; solver++) {
+    told t = {0};
+    qb_progress progress = {listen, &t};
+    qb_quantize_settings settings = settings_for(QB_SCHEME_ADAROUND, 4);
+    qb_quantize_info info;
+    settings.solver = (qb_solver)solver;
+    assert_int_equal(qb_graph_clone(&graph, &copy, &error), QB_OK);
+    assert_int_equal(qb_quantize_weights(&copy, &settings, &progress, &info, &error), QB_OK);
+    assert_int_equal(t.last, QB_PROGRESS_SHARES);
+    assert_true(t.calls > info.layer_count + 1); /* within layers too */
+    qb_quantize_info_free(&info);
+    qb_graph_free(&copy);
+  }
+  qb_graph_free(&graph);
+}
+
 /* Samples beyond those given are mirrored and shifted ones: the same pixels' range, another image. */
 static void more_samples_are_variants(void **state) {
   (void)state;
@@ -388,6 +424,7 @@ int main(void) {
       cmocka_unit_test(unsupported_layers_say_so),
       cmocka_unit_test(bad_settings_and_samples_are_refused),
       cmocka_unit_test(progress_can_stop_it),
+      cmocka_unit_test(progress_is_a_share_of_all_layers),
       cmocka_unit_test(more_samples_are_variants),
       cmocka_unit_test(failed_allocations_leave_nothing),
   };
