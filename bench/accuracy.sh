@@ -53,7 +53,9 @@ rows() { # NETWORK
     ;;
   *) echo range:nearest:8:tensor:minmax range:nearest:4:channel:minmax ;;
   esac
-  every 8 4 3 2
+  echo none:nearest:8:tensor:minmax none:nearest:8:channel:minmax none:gptq:8:channel:output:correct \
+    none:adaround:8:channel:output:correct
+  every 4 3 2
 }
 
 measure() { # NETWORK ROW..

@@ -38,8 +38,8 @@ NETWORKS = ["cifar10/resnet20_cifar10_bn.onnx", "cifar10/resnet8_mlperftiny_cifa
             "imagenet/resnet18_pqf_imagenet_bn.onnx.gz", "tiny-imagenet/mobilenetv2_gluon_tinyimagenet_bn.onnx",
             "peers/acas/float/acasxu_1_1.onnx", "peers/qebverif/p2_q8.onnx", "peers/vnncomp/mnist-net_256x2.onnx",
             "peers/vnncomp/resnet_2b.onnx"]
-STEPS = ["copy", "fold", "fold+equalize", "fold+w8", "fold+t8", "fold+w8+affine", "fold+w4", "fold+w2", "fold+w3+compat",
-         "fold+w6+affine", "fold+w12", "fold+t16", "fold+equalize+w4", "w8", "w2"]
+STEPS = ["copy", "fold", "fold+equalize", "fold+w8", "fold+t8", "fold+w8+affine", "fold+w4", "fold+w4+affine",
+         "fold+w2", "fold+w3+compat", "fold+w6+affine", "fold+w12", "fold+t16", "fold+equalize+w4", "w8", "w2"]
 
 
 def read(path):

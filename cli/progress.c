@@ -26,7 +26,7 @@ static void draw(int64_t done, int64_t total, double elapsed) {
     fprintf(stderr, " %.0f %%", 100 * (double)done / (double)total);
   else if (total > 0)
     fprintf(stderr, " %lld/%lld", (long long)done, (long long)total);
-  if (total > 0 && done > 0 && done < total) {
+  if (100 * done >= total && done > 0 && done < total) { /* an estimate from less would mislead */
     double left = elapsed * (double)(total - done) / (double)done;
     if (left >= 90)
       fprintf(stderr, ", about %.0f min left", left / 60);

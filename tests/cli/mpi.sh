@@ -69,6 +69,12 @@ for how in "--scheme adaround" "--scheme gptq --grid output" "--scheme uniform -
     cmp one.onnx many.onnx || fail "$count ranks, another file with $how"
   done
 done
+for how in "" "--equalize range"; do # and with bits chosen layer by layer
+  auto="quantize digits.onnx --bits auto --average-bits 3 --scheme gptq --calibrate digits:40:5 --preprocess unit $how"
+  "$plain" $auto -o one.onnx >/dev/null
+  ranks 2 $auto -o many.onnx >/dev/null || fail "two ranks fail with --bits auto $how"
+  cmp one.onnx many.onnx || fail "two ranks, another file with --bits auto $how"
+done
 ranks 2 certify digits.onnx w4.onnx -o many.json --preprocess unit --statistical digits:150:9 >/dev/null || [ $? = 3 ] || fail "certify fails"
 "$plain" certify digits.onnx w4.onnx -o one.json --preprocess unit --statistical digits:150:9 >/dev/null || [ $? = 3 ] || fail "certify fails"
 without_timing <many.json >many.txt
