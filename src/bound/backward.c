@@ -10,7 +10,7 @@
 #include "bound/backward_internal.h"
 #include "bound/node_kinks.h"
 
-enum { BLOCK_ROWS = 96, BLOCK_ROWS_JOINT = 10 };
+enum { BLOCKS = 4, LEAST_ROWS = 32, MOST_ROWS = 96, BLOCK_ROWS_JOINT = 10 };
 
 /* Multiplications of a block, at most: some tenths of a second, after which the clock is read. */
 static const double BLOCK_WORK = 1e9;
@@ -53,6 +53,46 @@ static void trace(qb_backward *backward, qb_node_id id) {
   backward->row_cost[node->output] = cost;
 }
 
+/* How often each value is read, outputs of the graph once more than that. */
+static void count_uses(const qb_graph *graph, int32_t *uses) {
+  for (qb_node_id id = 0; id < graph->node_count; id++)
+    for (int32_t i = 0; i < graph->nodes[id].input_count; i++)
+      if (graph->nodes[id].inputs[i] != QB_NONE)
+        uses[graph->nodes[id].inputs[i]]++;
+  for (int32_t k = 0; k < graph->output_count; k++)
+    uses[graph->outputs[k]] += 2;
+}
+
+/* The operand of a sum with a constant that has all its elements, else none. */
+static qb_value_id shifted_by_constant(const qb_graph *graph, const qb_node *node) {
+  if (node->op != QB_OP_ADD || graph->values[node->inputs[0]].is_constant == graph->values[node->inputs[1]].is_constant)
+    return QB_NONE;
+  qb_value_id x = node->inputs[graph->values[node->inputs[0]].is_constant ? 1 : 0];
+  return qb_shape_equal(&graph->values[x].shape, &graph->values[node->output].shape) ? x : QB_NONE;
+}
+
+/* Sees through sums with constants, and finds the values that only kinked nodes read. */
+static qb_status look_ahead(qb_backward *backward, qb_error *error) {
+  const qb_graph *graph = backward->pair->quantized;
+  int32_t *uses = qb_alloc((size_t)graph->value_count, sizeof *uses);
+  if (uses == NULL)
+    return qb_fail_memory(error, "backward relaxation", (size_t)graph->value_count * sizeof *uses);
+  count_uses(graph, uses);
+  for (qb_value_id v = 0; v < graph->value_count; v++) {
+    backward->ahead[v] = v;
+    backward->read_by_kinks[v] = uses[v] > 0 && uses[v] == backward->reader_count[v];
+  }
+  for (qb_node_id id = graph->node_count - 1; id >= 0; id--) {
+    qb_value_id y = graph->nodes[id].output, x = shifted_by_constant(graph, &graph->nodes[id]);
+    if (x != QB_NONE && uses[x] == 1) {
+      backward->ahead[x] = backward->ahead[y];
+      backward->read_by_kinks[x] = backward->read_by_kinks[y];
+    }
+  }
+  qb_free(uses);
+  return QB_OK;
+}
+
 /* Which kinked nodes read each value. */
 static qb_status list_readers(qb_backward *backward, qb_error *error) {
   const qb_graph *graph = backward->pair->quantized;
@@ -85,8 +125,11 @@ static qb_status load(qb_backward *backward, qb_error *error) {
   backward->reader_count = qb_alloc(values, sizeof *backward->reader_count);
   backward->readers = qb_alloc(values, sizeof *backward->readers);
   backward->smear = qb_alloc(values, sizeof *backward->smear);
+  backward->read_by_kinks = qb_alloc(values, sizeof *backward->read_by_kinks);
+  backward->ahead = qb_alloc(values, sizeof *backward->ahead);
   if (backward->nodes == NULL || backward->crosses == NULL || backward->row_cost == NULL ||
-      backward->reader_count == NULL || backward->readers == NULL || backward->smear == NULL)
+      backward->reader_count == NULL || backward->readers == NULL || backward->smear == NULL ||
+      backward->read_by_kinks == NULL || backward->ahead == NULL)
     return qb_fail_memory(error, "backward relaxation", values * sizeof(double));
   for (qb_node_id id = 0; id < graph->node_count; id++) {
     if (backward->pair->value[graph->nodes[id].output] == QB_NONE)
@@ -98,7 +141,8 @@ static qb_status load(qb_backward *backward, qb_error *error) {
                                        backward->pair->original->nodes[partner].op == QB_OP_RELU;
     QB_TRY(qb_backward_load_linear(backward, id, error));
   }
-  return list_readers(backward, error);
+  QB_TRY(list_readers(backward, error));
+  return look_ahead(backward, error);
 }
 
 qb_status qb_backward_create(const qb_pair *pair, qb_backward **backward, qb_error *error) {
@@ -128,14 +172,18 @@ void qb_backward_free(qb_backward *backward) {
   qb_free(backward->reader_count);
   qb_free(backward->readers);
   qb_free(backward->smear);
+  qb_free(backward->read_by_kinks);
+  qb_free(backward->ahead);
   qb_free(backward);
 }
 
 void qb_backward_begin(qb_backward *backward, const qb_box_result *box) {
   backward->box = box;
   qb_arena_clear(&backward->box_arena);
-  for (qb_node_id id = 0; id < backward->pair->quantized->node_count; id++)
+  for (qb_node_id id = 0; id < backward->pair->quantized->node_count; id++) {
     backward->nodes[id].ready = false;
+    backward->nodes[id].narrow = (qb_narrow_layer){0};
+  }
   for (qb_value_id v = 0; v < backward->pair->quantized->value_count; v++)
     backward->smear[v] = NULL;
 }
@@ -209,6 +257,7 @@ bool qb_walk_rename(qb_walk *walk, qb_value_id y, qb_value_id x, int part) {
   walk->coefficient[part][x] = walk->coefficient[part][y];
   walk->capacity[part][x] = walk->capacity[part][y];
   walk->coefficient[part][y] = NULL;
+  walk->renamed = true;
   return true;
 }
 
@@ -261,6 +310,8 @@ static qb_status start(qb_walk *walk, const qb_rows *rows, int64_t first) {
     memcpy(c, rows->dense + first * n, (size_t)(walk->rows * n) * sizeof *c);
     return QB_OK;
   }
+  walk->element = rows->element + first;
+  walk->sign = rows->sign + first;
   for (int64_t r = 0; r < walk->rows; r++)
     c[r * n + rows->element[first + r]] = rows->sign[first + r];
   return QB_OK;
@@ -268,13 +319,17 @@ static qb_status start(qb_walk *walk, const qb_rows *rows, int64_t first) {
 
 static qb_status walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
   const qb_graph *graph = walk->backward->pair->quantized;
+  walk->start = rows->value;
+  walk->element = NULL;
   QB_TRY(start(walk, rows, first));
   for (qb_node_id id = graph->values[rows->value].producer; id >= 0; id--) {
     qb_value_id y = graph->nodes[id].output;
     if (walk->coefficient[0][y] == NULL && walk->coefficient[1][y] == NULL)
       continue;
+    walk->renamed = false;
     QB_TRY(substitute(walk, id));
     drop(walk, y);
+    walk->element = walk->renamed ? walk->element : NULL;
   }
   return QB_OK;
 }
@@ -338,13 +393,21 @@ static qb_status prepare(qb_backward *backward, qb_value_id value, qb_error *err
       QB_TRY(qb_backward_prepare_kinked(backward, id, error));
     data->ready = true;
   }
+  for (qb_node_id id = graph->values[value].producer; id >= 0; id--)
+    if (backward->nodes[id].is_linear && backward->nodes[id].ready)
+      QB_TRY(qb_backward_narrow(backward, id, error));
   return QB_OK;
 }
 
-/* Rows that are walked together: as many as make good use of a matrix product, few where one is long. */
+/* Rows that are walked together: as many as make good use of a matrix product, few where one is long or where threads
+ * would have none. Whatever their number, so that rounding does not depend on it. */
 static int64_t rows_a_block(const qb_backward *backward, const qb_rows *rows) {
   double many = BLOCK_WORK / fmax(1, backward->row_cost[rows->value]);
-  int64_t most = rows->joint ? BLOCK_ROWS_JOINT : BLOCK_ROWS;
+  int64_t share = (rows->count / BLOCKS + 7) / 8 * 8;
+  int64_t most = rows->joint          ? BLOCK_ROWS_JOINT
+                 : share < LEAST_ROWS ? LEAST_ROWS
+                 : share > MOST_ROWS  ? MOST_ROWS
+                                      : share;
   return many < 1 ? 1 : many < (double)most ? (int64_t)many : most;
 }
 

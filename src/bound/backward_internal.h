@@ -9,6 +9,24 @@
 
 enum { QB_WEIGHT_ORIGINAL, QB_WEIGHT_QUANTIZED, QB_WEIGHT_CHANGE, QB_WEIGHT_COUNT };
 
+/* A layer's geometry as the walk uses it. */
+typedef struct qb_layer_shape {
+  bool is_conv, is_transposed;
+  qb_window window;
+  int64_t channels[2], height[2], width[2]; /* of input (0) and output (1) */
+  int64_t positions;                        /* rows that a matrix layer is applied to */
+  int64_t group, inputs, outputs;           /* outputs, inputs: elements of a sample */
+  int64_t terms;                            /* most output elements that one input element reaches */
+} qb_layer_shape;
+
+/* A matrix layer between activations without the elements that no plane lets through: what is over them is zero. */
+typedef struct qb_narrow_layer {
+  bool tried, ready;
+  int32_t *outs, *ins; /* (out_count), (in_count) the elements that are left; all inputs when ins is NULL */
+  int32_t out_count, in_count;
+  double *weight[QB_WEIGHT_COUNT]; /* (out_count, in_count) */
+} qb_narrow_layer;
+
 /* What the walk needs of one node. */
 typedef struct qb_backward_node {
   bool is_linear, is_kinked; /* has prepared weights; is a piecewise linear activation */
@@ -20,6 +38,7 @@ typedef struct qb_backward_node {
   bool ready;
   double *reach[QB_TRACK_COUNT];           /* linear: by output element, |W| max|x| + |b| and its likes */
   bool is_still;                           /* linear: no input element differs between the networks */
+  qb_narrow_layer narrow;                  /* linear */
   qb_dense_planes relaxed[QB_TRACK_COUNT]; /* kinked: by element, above + and above -; reach is at least
                                               |a| max|x| + |d| max|x' - x| + |constant| */
   int32_t *unstable;                       /* kinked: (unstable_count) elements with a kink within the intervals */
@@ -35,10 +54,12 @@ struct qb_backward {
   double *row_cost;        /* (value_count) */
   int32_t *reader_count;   /* (value_count) kinked nodes that read a value, and which */
   qb_node_id **readers;
-  double **smear;     /* (value_count) NULL or (elements, inputs), see qb_rows; from box_arena */
-  int64_t missed;     /* rows that the last call did not begin in time */
-  qb_arena arena;     /* weights */
-  qb_arena box_arena; /* per box */
+  qb_value_id *ahead;  /* (value_count) itself, or what it becomes by adding constants, which alone read it */
+  bool *read_by_kinks; /* (value_count) nothing else reads what it becomes */
+  double **smear;      /* (value_count) NULL or (elements, inputs), see qb_rows; from box_arena */
+  int64_t missed;      /* rows that the last call did not begin in time */
+  qb_arena arena;      /* weights */
+  qb_arena box_arena;  /* per box */
 };
 
 enum { QB_WALK_SPARES = 8 };
@@ -50,6 +71,10 @@ typedef struct qb_walk {
   int track;
   bool joint;
   int64_t rows;
+  qb_value_id start;             /* what the forms were over */
+  const int64_t *element;        /* (rows) while they are unit rows: which element, else NULL */
+  const double *sign;            /* (rows) */
+  bool renamed;                  /* the last node only gave the rows another name */
   double **coefficient[2];       /* by value */
   size_t *capacity[2];           /* by value, of the coefficients' memory in doubles */
   double *spare[QB_WALK_SPARES]; /* memory of values that were left behind */
@@ -81,9 +106,29 @@ qb_status qb_walk_linear(qb_walk *walk, qb_node_id id);
 qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id);
 qb_status qb_walk_other(qb_walk *walk, qb_node_id id);
 
+/* One of the products that a layer's coefficients are made of: rows (rows, outputs) times the weights of a kind; NULL
+ * rows: absent. */
+typedef struct qb_walk_product {
+  const double *rows;
+  int weight;
+} qb_walk_product;
+
+/* c (rows, inputs) += the sum of both products. */
+qb_status qb_walk_matrix(const qb_walk *walk, qb_node_id id, const qb_layer_shape *s, const qb_walk_product parts[2],
+                         double *c);
+qb_status qb_walk_conv(const qb_walk *walk, qb_node_id id, const qb_layer_shape *s, const qb_walk_product parts[2],
+                       double *c);
+
 /* Preparation of weights, once, and of magnitudes and planes, per box. */
 qb_status qb_backward_load_linear(qb_backward *backward, qb_node_id id, qb_error *error);
 qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_error *error);
 qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_error *error);
+
+/* Leaves out what no plane lets through, when all activations around a matrix layer are ready and it pays. */
+qb_status qb_backward_narrow(qb_backward *backward, qb_node_id id, qb_error *error);
+
+/* The elements of a kinked node's input that some plane lets through, or, with `constants`, whose planes are not
+ * altogether zero, are marked. */
+void qb_backward_mark_alive(const qb_backward_node *data, int64_t n, bool constants, bool *alive);
 
 #endif

@@ -163,6 +163,18 @@ qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_er
   return QB_OK;
 }
 
+void qb_backward_mark_alive(const qb_backward_node *data, int64_t n, bool constants, bool *alive) {
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    for (int sign = 0; sign < 2; sign++) {
+      const double *a = data->relaxed[track].a[sign], *d = data->relaxed[track].d[sign];
+      const double *k = data->relaxed[track].constant[sign], *reach = data->relaxed[track].reach[sign];
+      for (int64_t i = 0; i < n; i++)
+        alive[i] = alive[i] || a[i] != 0 || d[i] != 0 || (constants && (k[i] != 0 || reach[i] != 0));
+    }
+  for (int32_t k = 0; k < data->unstable_count; k++)
+    alive[data->unstable[k]] = true;
+}
+
 static qb_slopes slopes_of(const qb_backward_node *data, qb_node_id id, int64_t i) {
   const qb_dense_planes *moved = &data->relaxed[QB_TRACK_DIFFERENCE];
   qb_slopes s = {id, i, {0, 0, 0, 0, moved->a[0][i], moved->d[0][i], moved->a[1][i], moved->d[1][i]}};

@@ -219,9 +219,24 @@ static double shift_of(const other_call *call, int32_t slot, const constant_pair
   return call->walk->track == QB_TRACK_QUANTIZED ? c2 : c;
 }
 
+/* Unit rows are over one element each. */
+static void add_to_units(const other_call *call, int32_t slot, const constant_pair *pair, double sign) {
+  qb_walk *walk = call->walk;
+  for (int part = 0; part < 2; part++)
+    for (int64_t r = 0; rows_of(call, part) != NULL && r < walk->rows; r++) {
+      double shift = shift_of(call, slot, pair, part, walk->element[r]);
+      walk->lost[r] += qb_gamma(8) * fabs(shift) + DBL_MIN;
+      qb_walk_add_constant(walk, r, sign * walk->sign[r] * shift);
+    }
+}
+
 /* y = x + c: k += A c + D (c' - c). */
 static qb_status add_constants(const other_call *call, int32_t slot, const constant_pair *pair, double sign) {
   qb_walk *walk = call->walk;
+  if (walk->element != NULL) {
+    add_to_units(call, slot, pair, sign);
+    return QB_OK;
+  }
   double *shift = qb_alloc((size_t)(2 * call->outputs), sizeof *shift), gamma = qb_gamma(call->outputs + 8) * 1.01;
   double *size = shift + call->outputs;
   if (shift == NULL)
