@@ -11,7 +11,7 @@
 
 /* COLUMNS of a block are summed in float32: relative error 1e-6. Tiles are large enough for matrix products at full
  * speed and small enough to share among threads. */
-enum { COLUMNS = QB_GRAM_COLUMNS, TILE = 256, STRIP = 128 };
+enum { COLUMNS = QB_GRAM_COLUMNS, TILE = 512, STRIP = 128 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -116,50 +116,75 @@ static int64_t draw_position(const qb_gram *gram, int64_t sample, size_t k) {
   return position < all ? position : all - 1;
 }
 
-/* The column of one output position of a convolution: (C, KH, KW), zeros where the window leaves the image. */
-static void gather_window(const qb_gram *gram, const float *image, int64_t position, float *column) {
+/* The entries of one channel in the column of one output position: (KH, KW), zeros where the window leaves the plane.
+ */
+static void gather_window(const qb_gram *gram, const float *plane, int64_t position, float *column) {
   const qb_window *w = &gram->window;
   int64_t top = position / gram->out_width * w->stride[0] - w->pad_begin[0];
   int64_t left = position % gram->out_width * w->stride[1] - w->pad_begin[1];
-  for (size_t channel = 0; channel < gram->channels; channel++) {
-    const float *plane = image + channel * (size_t)(gram->height * gram->width);
-    for (int32_t i = 0; i < w->kernel[0]; i++)
-      for (int32_t j = 0; j < w->kernel[1]; j++) {
-        int64_t y = top + (int64_t)i * w->dilation[0], x = left + (int64_t)j * w->dilation[1];
-        bool inside = y >= 0 && y < gram->height && x >= 0 && x < gram->width;
-        *column++ = inside ? plane[y * gram->width + x] : 0;
-      }
-  }
+  int64_t bottom = top + (int64_t)(w->kernel[0] - 1) * w->dilation[0];
+  int64_t right = left + (int64_t)(w->kernel[1] - 1) * w->dilation[1];
+  bool within = top >= 0 && left >= 0 && bottom < gram->height && right < gram->width;
+  for (int32_t i = 0; i < w->kernel[0]; i++)
+    for (int32_t j = 0; j < w->kernel[1]; j++) {
+      int64_t y = top + (int64_t)i * w->dilation[0], x = left + (int64_t)j * w->dilation[1];
+      bool inside = within || (y >= 0 && y < gram->height && x >= 0 && x < gram->width);
+      *column++ = inside ? plane[y * gram->width + x] : 0;
+    }
 }
 
-/* One column of one sample of the input. */
-static void gather(const qb_gram *gram, const float *samples, size_t sample, int64_t position, float *column) {
-  if (gram->convolution)
-    gather_window(gram, samples + sample * gram->channels * (size_t)(gram->height * gram->width), position, column);
-  else
-    memcpy(column, samples + (sample * (size_t)gram->width + (size_t)position) * gram->length,
-           gram->length * sizeof *column);
+/* The columns of one run of a sample's positions. */
+typedef struct gather_run {
+  const float *sample;
+  size_t first, count; /* columns of the block */
+} gather_run;
+
+/* One channel of a run: all its columns while the plane is in the cache. */
+static void gather_channel(const qb_gram *gram, const gather_run *run, const int64_t *positions, size_t channel,
+                           float *columns) {
+  size_t features = gram->groups * gram->length, area = features / gram->channels;
+  const float *plane = run->sample + channel * (size_t)(gram->height * gram->width);
+  for (size_t i = run->first; i < run->first + run->count; i++)
+    if (gram->convolution)
+      gather_window(gram, plane, positions[i], columns + i * features + channel * area);
+    else if (channel == 0) /* a row of the last axis */
+      memcpy(columns + i * features, run->sample + (size_t)positions[i] * gram->length, gram->length * sizeof *columns);
 }
 
-/* Columns `begin`, .. of the batch, numbered sample by sample: xh into block and, where it differs, xh - x. */
-static void gather_block(qb_gram *gram, const float *x, const float *xh, int64_t first, size_t begin, size_t count) {
+/* Columns `begin`, .. of the batch, numbered sample by sample. */
+static void gather(const qb_gram *gram, const float *x, int64_t first, size_t begin, size_t count, float *columns) {
+  int64_t positions[COLUMNS];
+  size_t sample = begin / gram->drawn, last = count > 0 ? (begin + count - 1) / gram->drawn : sample;
+  size_t elements = (gram->convolution ? gram->channels : gram->length) * (size_t)(gram->height * gram->width);
+  for (size_t i = 0; i < count; i++)
+    positions[i] = draw_position(gram, first + (int64_t)((begin + i) / gram->drawn), (begin + i) % gram->drawn);
+#pragma omp parallel for schedule(static) collapse(2)
+  for (size_t s = sample; s <= last; s++)
+    for (size_t channel = 0; channel < (gram->convolution ? gram->channels : 1); channel++) {
+      size_t from = s * gram->drawn > begin ? s * gram->drawn - begin : 0;
+      size_t to = least((s + 1) * gram->drawn - begin, count);
+      const gather_run run = {x + s * elements, from, to - from};
+      gather_channel(gram, &run, positions, channel, columns);
+    }
+}
+
+/* The same: xh into the block from column `at` on and, where it differs, xh - x. */
+static void gather_block(qb_gram *gram, const float *x, const float *xh, int64_t first, size_t begin, size_t count,
+                         size_t at) {
   size_t features = gram->groups * gram->length;
+  float *columns = gram->block + at * features, *difference = gram->difference + at * features;
+  gather(gram, xh, first, begin, count, columns);
+  if (x == xh)
+    return;
+  gather(gram, x, first, begin, count, difference);
 #pragma omp parallel for schedule(static)
-  for (size_t i = 0; i < count; i++) {
-    size_t sample = (begin + i) / gram->drawn;
-    int64_t position = draw_position(gram, first + (int64_t)sample, (begin + i) % gram->drawn);
-    float *column = gram->block + i * features, *difference = gram->difference + i * features;
-    gather(gram, xh, sample, position, column);
-    if (x == xh)
-      continue;
-    gather(gram, x, sample, position, difference);
-    for (size_t k = 0; k < features; k++)
-      difference[k] = column[k] - difference[k];
-  }
+  for (size_t i = 0; i < count; i++)
+    for (size_t k = i * features; k < (i + 1) * features; k++)
+      difference[k] = columns[k] - difference[k];
 }
 
 void qb_gram_gather(qb_gram *gram, const float *x, int64_t first, size_t begin, size_t count) {
-  gather_block(gram, x, x, first, begin, count);
+  gather_block(gram, x, x, first, begin, count, 0);
 }
 
 /* --------------------------------------------------------------------------------------------------- accumulating */
@@ -247,20 +272,34 @@ static void add_columns(const float *data, size_t count, size_t width, double *s
       }
 }
 
+/* Adds the columns that wait in the block. */
+static void flush(qb_gram *gram) {
+  size_t count = gram->waiting;
+  gram->waiting = 0;
+  if (count == 0)
+    return;
+  add_columns(gram->block, count, gram->groups * gram->length, gram->mean, NULL);
+  if (gram->settings.matrix)
+    add_matrix(gram, count);
+  if (!gram->apart)
+    return;
+  make_products(gram, count);
+  add_columns(gram->products, count, gram->groups * gram->rows, gram->shift, gram->c);
+  if (gram->settings.matrix)
+    add_residual(gram, count);
+}
+
 void qb_gram_add(qb_gram *gram, const float *x, const float *xh, int64_t first, int32_t count) {
   size_t columns = (size_t)count * gram->drawn;
-  for (size_t begin = 0; begin < columns; begin += COLUMNS) {
-    size_t some = least(COLUMNS, columns - begin);
-    gather_block(gram, x, xh, first, begin, some);
-    add_columns(gram->block, some, gram->groups * gram->length, gram->mean, NULL);
-    if (gram->settings.matrix)
-      add_matrix(gram, some);
-    if (x == xh)
-      continue;
-    make_products(gram, some);
-    add_columns(gram->products, some, gram->groups * gram->rows, gram->shift, gram->c);
-    if (gram->settings.matrix)
-      add_residual(gram, some);
+  if (gram->apart != (x != xh))
+    flush(gram);
+  gram->apart = x != xh;
+  for (size_t begin = 0, some; begin < columns; begin += some) {
+    some = least(COLUMNS - gram->waiting, columns - begin);
+    gather_block(gram, x, xh, first, begin, some, gram->waiting);
+    gram->waiting += some;
+    if (gram->waiting == COLUMNS)
+      flush(gram);
   }
   gram->columns += (int64_t)columns;
 }
@@ -301,6 +340,7 @@ static void finish_rows(qb_gram *gram, double factor, bool centred) {
 }
 
 void qb_gram_finish(qb_gram *gram, bool centred) {
+  flush(gram);
   double factor = 1 / (double)gram->columns;
   scale_all(gram->mean, gram->groups * gram->length, factor);
   scale_all(gram->shift, gram->groups * gram->rows, factor);

@@ -11,7 +11,7 @@
  * have their mean taken off first: what is left when the bias takes the mean error away.
  *
  * Sums run in float32 over blocks of columns by matrix products of fixed tiles and in double over blocks, so the
- * result does not depend on the number of threads. */
+ * result depends neither on the number of threads nor on the batches. */
 #ifndef QB_QUANT_GRAM_H
 #define QB_QUANT_GRAM_H
 
@@ -38,6 +38,8 @@ typedef struct qb_gram {
   double *mean;                                 /* (G, K) of xh */
   double *shift;                                /* (OC) mean of W (xh - x) */
   float *block, *difference, *products;         /* one block: xh and xh - x (columns, G K), W (xh - x) (columns, OC) */
+  size_t waiting;                               /* columns in the block that are not in the sums yet */
+  bool apart;                                   /* xh - x of these is not zero */
 } qb_gram;
 
 /* True when the layer's statistics can be accumulated: convolutions and matrix layers, not transposed convolutions. */
@@ -54,7 +56,7 @@ void qb_gram_free(qb_gram *gram);
 
 /* Adds `count` samples of the layer's input: x float, xh quantized prefix (may be the same pointer), (count, C, H, W)
  * or (count, .., IN). `first` is the number of the first sample: which positions enter depends on it and the seed
- * alone. */
+ * alone. Columns wait until a block is full, so that the sums do not depend on how samples are cut into batches. */
 void qb_gram_add(qb_gram *gram, const float *x, const float *xh, int64_t first, int32_t count);
 
 /* Columns in one block. */
@@ -64,7 +66,8 @@ enum { QB_GRAM_COLUMNS = 2048 };
  * `drawn` a sample. For readers that need columns and no moments. */
 void qb_gram_gather(qb_gram *gram, const float *x, int64_t first, size_t begin, size_t count);
 
-/* Turns sums into means and completes H. With `centred` the means are taken off H, R and c. At least one column. */
+/* Adds what waits, turns sums into means and completes H. With `centred` the means are taken off H, R and c. At least
+ * one column. */
 void qb_gram_finish(qb_gram *gram, bool centred);
 
 #endif
