@@ -28,10 +28,10 @@ cifar() { # NAME ROW..: 512 of 2,000 training images
     "$data/cifar10/test_1000.bin" imagenet-norm "$@"
 }
 
-imagenet() { # NAME FILE ROW..: SAMPLES (default 400) training images, flips and shifts of them beyond 400
+imagenet() { # NAME FILE ROW..: SAMPLES (default 256) training images, flips and shifts of them beyond 400
   name=$1 file=$2
   shift 2
-  "$build/bench/bench_accuracy" "$name" "$data/imagenet/$file" "$data/imagenet/calibration" "${SAMPLES:-400}" \
+  "$build/bench/bench_accuracy" "$name" "$data/imagenet/$file" "$data/imagenet/calibration" "${SAMPLES:-256}" \
     "$data/imagenet/validation" imagenet-224 "$@"
 }
 
