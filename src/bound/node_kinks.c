@@ -14,7 +14,8 @@ bool qb_node_is_kinked(const qb_pair *pair, qb_node_id id) {
   if (node->op == QB_OP_PRELU)
     return graph->values[node->inputs[1]].is_constant;
   if (node->op == QB_OP_QUANTIZE_LINEAR)
-    return graph->values[node->inputs[1]].is_constant &&
+    return (partner_of(pair, id) == NULL || partner_of(pair, id)->op != QB_OP_QUANTIZE_LINEAR) &&
+           graph->values[node->inputs[1]].is_constant &&
            (node->input_count < 3 || graph->values[node->inputs[2]].is_constant);
   return node->op == QB_OP_RELU || node->op == QB_OP_LEAKY_RELU || node->op == QB_OP_CLIP;
 }
