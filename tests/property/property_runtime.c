@@ -17,7 +17,7 @@
 #include "support/error_search.h"
 #include "support/random_network.h"
 
-enum { CASES = 300, ROUNDS = 3, NOISES = 4 };
+enum { CASES = 300, ROUNDS = 3, NOISES = 4, METHODS = 5 };
 
 typedef struct tally {
   long bounds, broken, near;
@@ -44,12 +44,12 @@ static void compare(double bound, double found, tally *t) {
 }
 
 static void check_methods(const random_network *network, double found, tally *t) {
-  static const qb_bound_method methods[4] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE, QB_BOUND_INTERVAL,
-                                             QB_BOUND_SPECTRAL};
+  static const qb_bound_method methods[METHODS] = {QB_BOUND_LAYERWISE, QB_BOUND_ELEMENTWISE, QB_BOUND_INTERVAL,
+                                                   QB_BOUND_SPECTRAL, QB_BOUND_PRODUCT};
   qb_worst_case worst;
   qb_error error = {0};
   uint32_t wanted = 0;
-  for (int m = 0; m < 4; m++)
+  for (int m = 0; m < METHODS; m++)
     wanted |= UINT32_C(1) << methods[m];
   if (qb_worst_case_bound(&network->pair, &network->domain, wanted, -1, &worst, &error) != QB_OK)
     fail_msg("%s", error.message);
