@@ -38,7 +38,8 @@ enum {
   KEY_RADIUS,
   KEY_TIMEOUT,
   KEY_NO_FLIP,
-  KEY_LSB
+  KEY_LSB,
+  KEY_FLOAT32
 };
 
 static const struct argp_option certify_options[] = {
@@ -73,6 +74,10 @@ static const struct argp_option certify_options[] = {
     {"lsb", KEY_LSB, NULL, 0,
      "Bounds also hold when a runtime rounds ties or requantizes one step differently: the code of every quantized "
      "activation may be off by one",
+     0},
+    {"float32", KEY_FLOAT32, NULL, 0,
+     "Bounds also hold for both networks evaluated in float32, in any order of sums, fused or not; includes --lsb. "
+     "Methods: layerwise, elementwise, interval",
      0},
     {"no-flip", KEY_NO_FLIP, NULL, 0, "Exit 3 unless every ball is proved not to flip", 0},
     {"statistical", KEY_STATISTICAL, "DATA", 0,
@@ -209,6 +214,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_METHOD: settings->methods = text; return 0;
   case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
   case KEY_LSB: settings->lsb = true; return 0;
+  case KEY_FLOAT32: settings->float32 = true; return 0;
   case KEY_NO_SEARCH: settings->search = false; return 0;
   case KEY_DATA: arguments->data.path = text; return 0;
   case ARGP_KEY_ARG:
@@ -231,7 +237,8 @@ static const struct argp certify_argp = {
     .doc = "Proves how far the outputs of OTHER, a quantized file of the same network whoever wrote it, can be from "
            "those of MODEL, and writes the proof to a file that `qbound check` verifies on its own.\v"
            "Example:\n  qbound certify net.onnx net_w8.onnx -o net_w8.json --preprocess imagenet\n\n"
-           "The bound holds for every input of the domain in exact arithmetic. A lower bound comes from an input that "
+           "The bound holds for every input of the domain in exact arithmetic, with --float32 in float32 as well. A "
+           "lower bound comes from an input that "
            "was found and evaluated rigorously. Exit 3: no method has a rule for everything in this network.\n\n"
            "  qbound certify net.onnx net_w8.onnx -o net_w8.json --around photos --samples 10 --radius 1px,3px "
            "--preprocess imagenet\n\n"

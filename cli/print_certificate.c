@@ -37,12 +37,12 @@ static void print_claim(const qb_worst_case_claim *claim) {
 void cli_print_certificate(const qb_certificate *certificate) {
   printf("%s against %s", certificate->quantized, certificate->model);
   if (certificate->has_worst_case) {
-    printf(", inputs %s\nUpper bounds of the largest |change of an output| over all these inputs:\n",
-           certificate->domain);
+    printf(", inputs %s%s\nUpper bounds of the largest |change of an output| over all these inputs:\n",
+           certificate->domain, certificate->float32 ? ", evaluated exactly or in float32" : "");
     print_methods(&certificate->worst_case);
     print_claim(&certificate->worst_case);
   } else {
-    printf("\n");
+    printf("%s\n", certificate->float32 ? ", evaluated exactly or in float32" : "");
   }
   if (certificate->has_balls)
     cli_print_balls(&certificate->balls);

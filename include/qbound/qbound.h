@@ -599,9 +599,12 @@ typedef struct qb_certify_settings {
   double timeout_seconds; /* of one ball, or of the bisection of a box of few inputs; default 60. What a ball may cost
                            * is decided by an estimate, so that the result does not depend on the machine; a bisection
                            * also stops by the clock */
-  bool lsb;    /* bounds also hold when a runtime rounds ties or requantizes one step differently: the code of
-                * every quantized activation may be off by one, within its range; default false */
-  int threads; /* 0 (default): all cores */
+  bool lsb;     /* bounds also hold when a runtime rounds ties or requantizes one step differently: the code of
+                 * every quantized activation may be off by one, within its range; default false */
+  bool float32; /* bounds also hold for every evaluation of both networks in float32, whatever the order of sums, fused
+                 * or not, with gradual underflow; includes `lsb`. Methods: layerwise, elementwise, interval (balls:
+                 * interval); default false */
+  int threads;  /* 0 (default): all cores */
 } qb_certify_settings;
 
 /* lo <= output of the quantized network - output of the network <= hi */
@@ -733,7 +736,8 @@ typedef struct qb_certificate {
   qb_balls_claim balls;
   bool has_statistical;
   qb_statistical_claim statistical;
-  bool lsb; /* the bounds let codes of activations be off by one */
+  bool lsb;     /* the bounds let codes of activations be off by one */
+  bool float32; /* they hold for evaluation in float32 as well */
   double seconds;
   void *storage; /* private */
 } qb_certificate;
@@ -741,9 +745,9 @@ typedef struct qb_certificate {
 QB_API void qb_certify_settings_default(qb_certify_settings *settings);
 
 /* Certifies that `quantized`, any network of the same structure that was read from a file, is close to `model`, also
- * read from a file. Both speak of exact arithmetic on the float32 weights with BatchNorm folded (docs/certificate.md).
- * QB_ERROR_ARGUMENT, QB_ERROR_FORMAT (the graphs do not match: the message says where they part), QB_ERROR_UNSUPPORTED,
- * QB_ERROR_NUMERIC, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED, QB_ERROR_IO. */
+ * read from a file. Both speak of exact arithmetic on the float32 weights with BatchNorm folded (docs/certificate.md),
+ * or also of float32 arithmetic. QB_ERROR_ARGUMENT, QB_ERROR_FORMAT (the graphs do not match: the message says where
+ * they part), QB_ERROR_UNSUPPORTED, QB_ERROR_NUMERIC, QB_ERROR_MEMORY, QB_ERROR_INTERRUPTED, QB_ERROR_IO. */
 QB_API QB_MUST_CHECK qb_status qb_certify(const qb_model *model, const qb_model *quantized,
                                           const qb_certify_settings *settings, const qb_progress *progress,
                                           qb_certificate *certificate, qb_error *error);

@@ -237,7 +237,8 @@ qb_status qb_ball_prove(const qb_ball_call *call, const qb_domain *domain, doubl
                         qb_ball_proof *proof, qb_error *error) {
   int64_t free_inputs = qb_domain_free_inputs(domain);
   *proof = (qb_ball_proof){0};
-  if (free_inputs == 0 && !qb_graph_allows_steps(call->pair->original) && !qb_graph_allows_steps(call->pair->quantized))
+  if (free_inputs == 0 && !call->pair->float32 && !qb_graph_allows_steps(call->pair->original) &&
+      !qb_graph_allows_steps(call->pair->quantized))
     QB_TRY(prove_at_point(call, domain, arena, proof, error));
   if (proof->method != NULL)
     return QB_OK;

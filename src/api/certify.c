@@ -63,7 +63,8 @@ qb_status qb_certify(const qb_model *model, const qb_model *quantized, const qb_
   qb_arena_init(&parts->arena);
   qb_arena_init(&parts->scratch);
   parts->output = settings->output;
-  certificate->lsb = settings->lsb;
+  certificate->lsb = settings->lsb || settings->float32;
+  certificate->float32 = settings->float32;
   certificate->storage = parts;
   qb_certifying c = {model, quantized, settings, progress, certificate, parts, error};
   int threads = qb_threads_begin(settings->threads);

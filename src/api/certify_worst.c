@@ -25,12 +25,17 @@ static const qb_bound_method known_methods[QB_CERTIFICATE_METHODS] = {QB_BOUND_L
 /* The others are never below `interval` by much, or rarely apply. */
 static const char *const default_methods = "layerwise,interval,spectral,product,bisection";
 
+/* Those with rules for the rounding of float32. */
+static const char *const default_float32_methods = "layerwise,elementwise,interval";
+
 /* Cutting up a box of few inputs is a method of certificates alone: it needs a lower side and a timeout. */
 static const char *const bisection = "bisection";
 #define BISECTION (UINT32_C(1) << QB_BOUND_COUNT)
 
-static qb_status parse_methods(const char *given, uint32_t *methods, qb_error *error) {
-  const char *text = given == NULL ? default_methods : given;
+static qb_status parse_methods(const qb_certify_settings *settings, uint32_t *methods, qb_error *error) {
+  const char *text = settings->methods != NULL ? settings->methods
+                     : settings->float32       ? default_float32_methods
+                                               : default_methods;
   bool all = strcmp(text, "all") == 0;
   *methods = 0;
   for (const char *at = text; at != NULL;) {
@@ -226,6 +231,10 @@ static qb_status try_bisection(const qb_certifying *c, uint32_t methods) {
   const qb_graph *graph = &c->quantized->graph;
   if ((methods & BISECTION) == 0)
     return QB_OK;
+  if (c->settings->float32) {
+    add_method(&c->certificate->worst_case, "it has no rule for the rounding of float32 evaluation", INFINITY);
+    return QB_OK;
+  }
   if (inputs == 0 || inputs > QB_REFINE_INPUTS || graph->output_count != 1) {
     if (c->settings->methods != NULL)
       add_method(&c->certificate->worst_case, "it is for domains in which one to ten inputs vary", INFINITY);
@@ -254,10 +263,12 @@ static qb_status loosen(const qb_certifying *c) {
 }
 
 qb_status qb_certify_match(const qb_certifying *c, qb_pair *pair) {
-  if (!c->settings->lsb)
+  if (!c->certificate->lsb)
     return qb_pair_match_any(&c->model->graph, &c->quantized->graph, pair, c->error);
   QB_TRY(loosen(c));
-  return qb_pair_match_any(&c->parts->loose[0], &c->parts->loose[1], pair, c->error);
+  QB_TRY(qb_pair_match_any(&c->parts->loose[0], &c->parts->loose[1], pair, c->error));
+  pair->float32 = c->settings->float32;
+  return QB_OK;
 }
 
 static qb_status bound_worst_case(const qb_certifying *c, uint32_t methods) {
@@ -276,7 +287,7 @@ qb_status qb_certify_worst_case(const qb_certifying *c) {
   const qb_inputs inputs = {settings->domain, settings->preprocess, settings->lo,
                             settings->hi,     settings->box,        settings->box_row};
   uint32_t methods;
-  QB_TRY(parse_methods(settings->methods, &methods, c->error));
+  QB_TRY(parse_methods(settings, &methods, c->error));
   QB_TRY(qb_domain_make(&c->model->graph, &inputs, &c->parts->domain, c->error));
   if (settings->domain == QB_DOMAIN_FILE) {
     qb_hash hash;

@@ -1,5 +1,6 @@
 /* The walk of linear forms back to the input; see backward.h. Rules: backward_linear.c, backward_kinked.c,
  * backward_other.c. */
+#include <assert.h>
 #include <cblas.h>
 #include <omp.h>
 #include <string.h>
@@ -146,6 +147,7 @@ static qb_status load(qb_backward *backward, qb_error *error) {
 }
 
 qb_status qb_backward_create(const qb_pair *pair, qb_backward **backward, qb_error *error) {
+  assert(!pair->float32); /* forms know nothing of its rounding */
   qb_backward *b = qb_alloc(1, sizeof *b);
   *backward = NULL;
   if (b == NULL)

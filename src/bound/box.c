@@ -740,6 +740,10 @@ static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id
     refuse(&call, "slopes or statistics differ between the networks");
   else
     QB_TRY(rules[node->op](&call));
+  if (!call.refused)
+    QB_TRY(qb_box_evaluate(pair, id, result, scratch, &misread, error));
+  if (!call.refused && misread != NULL)
+    refuse(&call, misread);
   for (int64_t i = 0; !call.refused && i < call.y->count; i++)
     qb_box_meet(call.y, i);
   qb_arena_clear(scratch);

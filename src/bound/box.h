@@ -38,6 +38,11 @@ QB_MUST_CHECK qb_status qb_bound_box_visited(const qb_pair *pair, const qb_domai
                                              void *context, qb_box_result *result, qb_error *error);
 void qb_box_result_free(qb_box_result *result);
 
+/* Adds to the intervals of the node's output what float32 evaluation does there, where the pair asks for it
+ * (evaluation.h). *why is set where that is not known or something may overflow, else NULL. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_box_evaluate(const qb_pair *pair, qb_node_id node, qb_box_result *result, qb_arena *scratch,
+                                        const char **why, qb_error *error);
+
 /* Makes the three intervals of element i consistent: x' = x + d, each way round, outwards. */
 void qb_box_meet(qb_box_state *state, int64_t i);
 

@@ -58,6 +58,10 @@ static void see_range(task *t, double widest) {
 
 /* ---------------------------------------------------------------------------------------------------- the methods */
 
+/* Methods without rules for the rounding of float32 evaluation. */
+static const uint32_t exact_methods =
+    UINT32_C(1) << QB_BOUND_TWO_STAGE | UINT32_C(1) << QB_BOUND_SPECTRAL | UINT32_C(1) << QB_BOUND_PRODUCT;
+
 static bool wanted(const task *t, qb_bound_method method) { return (t->methods & UINT32_C(1) << method) != 0; }
 
 static void refuse(task *t, qb_bound_method method, const char *why) {
@@ -232,6 +236,10 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
   if (output >= worst->output_count)
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: there is no output %lld, only 0 to %lld", pair->quantized->name,
                    (long long)output, (long long)worst->output_count - 1);
+  for (int m = 0; pair->float32 && m < QB_BOUND_COUNT; m++)
+    if ((methods & exact_methods & UINT32_C(1) << m) != 0)
+      refuse(&t, (qb_bound_method)m, "it has no rule for the rounding of float32 evaluation");
+  t.methods &= pair->float32 ? ~exact_methods : UINT32_MAX;
   QB_TRY(try_ranges(&t));
   if (wanted(&t, QB_BOUND_TWO_STAGE))
     QB_TRY(try_two_stage(&t));

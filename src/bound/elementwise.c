@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "bound/elementwise_internal.h"
+#include "bound/evaluation.h"
 
 /* Numbers outside [1/LARGE, LARGE] move into the exponent: products with float32 weights and their sums stay finite. */
 #define LARGE 0x1p30F
@@ -95,6 +96,41 @@ static void normalize(qb_elementwise_state *state, float largest) {
     state->exponent += shift;
 }
 
+/* ------------------------------------------------------------------------------------------------------ evaluation */
+
+/* The size of evaluation.h at element i, in units of the output. The bounds of |y| that the rules find are sums of
+ * sizes themselves: sum |w| a + |b|, a_u + a_v, means of a. */
+static double evaluation_size(const element_call *call, qb_evaluation_size kind, int part, int64_t i) {
+  const qb_elementwise_state *x = &call->states[call->node->inputs[0]];
+  if (kind != QB_SIZE_INPUT)
+    return (double)call->y->limit[part][i];
+  bool original = part == QB_ELEMENT_ORIGINAL && call->original != NULL;
+  double size = qb_evaluation_size_at(original ? call->pair->original : call->pair->quantized,
+                                      original ? call->original : call->node, qb_shape_channel(call->shape, i),
+                                      qb_up_scale((double)x->limit[part][i], x->exponent));
+  return qb_up_scale(size, -call->y->exponent);
+}
+
+/* What float32 evaluation adds. Layerwise has made sure that it is known and nothing overflows. */
+static void evaluate(const element_call *call) {
+  qb_evaluation evaluation;
+  (void)qb_evaluation_of(call->pair, call->id, &evaluation);
+  if (evaluation.size == QB_SIZE_NONE || qb_bound_fault == QB_FAULT_NO_EVALUATION)
+    return;
+  double lost = qb_up_scale(evaluation.lost, -call->y->exponent);
+  for (int64_t i = 0; i < call->y->count; i++) {
+    double both = 0;
+    for (int part = QB_ELEMENT_ORIGINAL; part <= QB_ELEMENT_QUANTIZED; part++) {
+      if (part == QB_ELEMENT_ORIGINAL && call->original == NULL)
+        continue;
+      double error = qb_up_sum(qb_up_product(evaluation.gamma, evaluation_size(call, evaluation.size, part, i)), lost);
+      both = qb_up_sum(both, error);
+      call->y->limit[part][i] = element_up(qb_up_sum((double)call->y->limit[part][i], error));
+    }
+    call->y->limit[QB_ELEMENT_ERROR][i] = element_up(qb_up_sum((double)call->y->limit[QB_ELEMENT_ERROR][i], both));
+  }
+}
+
 /* ---------------------------------------------------------------------------------------------------------- walk */
 
 /* Both networks read the same x. */
@@ -146,6 +182,7 @@ static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwi
   QB_TRY(element_rules[node->op](&call));
   if (call.from_ranges)
     adopt_exponent(range, y);
+  evaluate(&call);
   elementwise->convolutions += qb_graph_linear(pair->quantized, id, &linear) ? 5 : 0;
   normalize(y, limit_state(range, shape, y));
   qb_arena_rewind(scratch, mark);

@@ -76,6 +76,7 @@ static qb_status bound_node(const qb_pair *pair, qb_node_id id, qb_layerwise *la
   qb_arena_mark mark = qb_arena_get_mark(scratch);
   QB_TRY(check_partner(&context));
   QB_TRY(rules[node->op](&context, output));
+  QB_TRY(qb_bound_rule_evaluate(&context, output));
   qb_state_tighten(output);
   qb_arena_rewind(scratch, mark);
   return QB_OK;

@@ -22,6 +22,10 @@ typedef qb_status (*qb_bound_rule)(const qb_bound_rule_context *context, qb_boun
   qb_status qb_bound_rule_##FAMILY(const qb_bound_rule_context *context, qb_bound_state *output);
 #include "graph/op_list.h"
 
+/* Adds to a finished output what float32 evaluation does there, where the pair asks for it (evaluation.h).
+ * QB_ERROR_UNSUPPORTED where that is not known or something may overflow. */
+QB_MUST_CHECK qb_status qb_bound_rule_evaluate(const qb_bound_rule_context *context, qb_bound_state *output);
+
 /* ------------------------------------------------------------------------------------------- shared by the rules */
 
 const qb_value *qb_bound_rule_input_value(const qb_bound_rule_context *context, int32_t slot);

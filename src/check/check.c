@@ -2,6 +2,7 @@
  *   check_claim.c    what the file says
  *   check_cells.c    layerwise, interval and elementwise: ranges through both networks, one rule per operator
  *   check_linear.c   the rule of layers with weights
+ *   check_evaluation.c  what evaluation in float32 adds
  *   check_passes.c   products of non-negative numbers with weights
  *   check_paths.c    two_stage: sums over the paths of both networks
  *   check_quantizer.c  quantizers of activations
@@ -162,14 +163,17 @@ static qb_status recompute(const claim *c, const networks *n, qb_check_report *r
   recomputed result = {0};
   char why[sizeof report->why];
   static const char *const by_ranges[] = {"layerwise", "interval", "elementwise"};
-  bool ranges = false;
+  bool ranges = false, paths = strcmp(c->method, "two_stage") == 0,
+       norms = strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0;
   for (int k = 0; k < 3; k++)
     ranges = ranges || strcmp(c->method, by_ranges[k]) == 0;
   if (ranges)
     QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
-  else if (strcmp(c->method, "two_stage") == 0)
+  else if ((paths || norms) && n->pair.float32)
+    snprintf(result.why, sizeof result.why, "the method '%s' has no rule for float32 evaluation here", c->method);
+  else if (paths)
     QB_TRY(recompute_by_paths(c, &n->pair, &result, error));
-  else if (strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0)
+  else if (norms)
     QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
   else if (strcmp(c->method, "bisection") == 0 || strcmp(c->method, "relaxation") == 0)
     QB_TRY(recompute_by_cuts(c, &n->pair, &result, error));
@@ -220,10 +224,12 @@ static qb_status check_networks(const claim *c, const char *const paths[2], qb_c
   networks n = {0};
   qb_error why;
   qb_status status = load(paths, &n, error);
-  for (int i = 0; status == QB_OK && c->lsb && i < 2; i++)
+  for (int i = 0; status == QB_OK && (c->lsb || c->float32) && i < 2; i++)
     qb_graph_allow_steps(&n.graphs[i], 1);
   const qb_graph *own = &n.graphs[0], *other = &n.graphs[1];
-  if (status == QB_OK && !match(&n, &why))
+  bool matches = status == QB_OK && match(&n, &why);
+  n.pair.float32 = c->float32;
+  if (status == QB_OK && !matches)
     decide(report, QB_CHECK_REFUTED, why.message);
   else if (status == QB_OK && (own->input_count != 1 || other->input_count != 1 || other->output_count != 1 ||
                                (c->method[0] != '\0' &&

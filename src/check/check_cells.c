@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "check/check_evaluation.h"
 #include "check/check_layout.h"
 #include "check/check_quantizer.h"
 
@@ -642,10 +643,16 @@ qb_status walk_visit(walk *w, qb_node_id id, bool *known) {
     return QB_OK; /* no output depends on it */
   QB_TRY(new_cells(w, c.shape, c.y));
   QB_TRY(apply(&c, known));
+  bool evaluates = !w->pair->float32;
+  if (*known && w->pair->float32)
+    QB_TRY(cells_evaluate(w, id, &evaluates));
   qb_arena_free(&w->scratch);
   qb_arena_init(&w->scratch);
-  if (!*known)
-    snprintf(w->why, sizeof w->why, "node '%s' (%s) has no rule here", node->name, qb_op_name(node->op));
+  if (!*known || !evaluates)
+    snprintf(w->why, sizeof w->why, "node '%s' (%s) %s", node->name, qb_op_name(node->op),
+             *known ? "is not bounded in float32: how it is evaluated is not known, or something may overflow"
+                    : "has no rule here");
+  *known = *known && evaluates;
   for (int64_t i = 0; *known && i < c.y->count; i++) {
     if (w->grain == GRAIN_SIZES)
       forget_signs(&w->limits->values[node->output].at[channel_of(c.shape, i)], &c.y->at[i]);

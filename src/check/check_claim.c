@@ -192,6 +192,13 @@ static qb_status read_worst_case(const reader *r, const json_t *worst) {
   return read_witness(r, json_object_get(worst, "witness"));
 }
 
+/* Certificates from before there was a choice speak of exact arithmetic. */
+static qb_status read_evaluation(const reader *r, const json_t *value) {
+  const char *text = value == NULL ? "exact" : json_string_value(value);
+  r->c->float32 = text != NULL && strcmp(text, "float32") == 0;
+  return text != NULL && (r->c->float32 || strcmp(text, "exact") == 0) ? QB_OK : bad(r, "'evaluation'");
+}
+
 static qb_status read_root(const reader *r, const json_t *root) {
   static const char *const names[2] = {"float", "quantized"};
   const char *schema = json_string_value(json_object_get(root, "schema"));
@@ -204,6 +211,7 @@ static qb_status read_root(const reader *r, const json_t *root) {
   if (json_object_get(root, "statistical") != NULL)
     QB_TRY(judge_statistical(r->path, json_object_get(root, "statistical"), &r->c->statistical, r->error));
   r->c->lsb = json_is_true(json_object_get(root, "lsb"));
+  QB_TRY(read_evaluation(r, json_object_get(root, "evaluation")));
   r->c->has_balls = json_object_get(root, "balls") != NULL;
   if (r->c->has_balls)
     QB_TRY(balls_read(r->path, root, &r->c->balls, &r->c->arena, r->error));

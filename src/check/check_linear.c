@@ -7,6 +7,7 @@
  * |w' q - w x| <= m |d| + p |x| + p' |q|. */
 #include "base/error.h"
 #include "check/check_cells.h"
+#include "check/check_evaluation.h"
 #include "check/check_passes.h"
 
 #define SMALLEST 0x1p-800 /* numbers below it become radius, so that no product underflows */
@@ -23,9 +24,9 @@ typedef struct balls {
 typedef struct sums {
   ball x, q;
   ball first, second; /* W' d + dW x, W d + dW q */
+  bool sized;         /* for float32: also |W| |x|, |W'| |q| */
+  double size, size_q;
 } sums;
-
-static const sums no_terms = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
 
 typedef struct layer {
   walk *w;
@@ -65,6 +66,10 @@ static inline void add_term(sums *s, double w, double w_q, const balls *in) {
     s->first.rad += (a_q == 0 ? 0 : a_q * in->d.rad) + (a_m == 0 ? 0 : a_m * in->x.rad);
     s->second.rad += (a == 0 ? 0 : a * in->d.rad) + (a_m == 0 ? 0 : a_m * in->q.rad);
   }
+  if (s->sized) {
+    s->size += a == 0 ? 0 : a * (fabs(in->x.mid) + in->x.rad);
+    s->size_q += a_q == 0 ? 0 : a_q * (fabs(in->q.mid) + in->q.rad);
+  }
 }
 
 static range range_of(ball b, double gamma, range bias) {
@@ -81,11 +86,24 @@ static range better(walk_grain grain, range a, range b) {
   return range_size(a) <= range_size(b) ? a : b;
 }
 
+/* n products and n additions, any order: within gamma_(n+2) (|W| |x| + |b|) in float32. */
+static double layer_error(const layer *l, double size, double bias) {
+  double n = (double)l->own.row_length;
+  return evaluation_error(l->w->pair, n + 2, add_up(mul_up(size, add_up(1, 2 * l->gamma)), fabs(bias)), n);
+}
+
+static triple evaluated(triple t, double error, double error_q) {
+  double both = add_up(error, error_q);
+  return (triple){range_add(t.x, (range){-error, error}), range_add(t.q, (range){-error_q, error_q}),
+                  range_add(t.d, (range){-both, both})};
+}
+
 static triple finish(const layer *l, const sums *s, int64_t channel) {
   range b = point(l->bias == NULL ? 0 : (double)l->bias[channel]);
   range b_q = point(l->bias_q == NULL ? 0 : (double)l->bias_q[channel]), moved = range_sub(b_q, b);
-  return (triple){range_of(s->x, l->gamma, b), range_of(s->q, l->gamma, b_q),
-                  better(l->w->grain, range_of(s->first, l->gamma, moved), range_of(s->second, l->gamma, moved))};
+  triple t = {range_of(s->x, l->gamma, b), range_of(s->q, l->gamma, b_q),
+              better(l->w->grain, range_of(s->first, l->gamma, moved), range_of(s->second, l->gamma, moved))};
+  return s->sized ? evaluated(t, layer_error(l, s->size, b.lo), layer_error(l, s->size_q, b_q.lo)) : t;
 }
 
 static triple hull(triple a, triple b) {
@@ -107,7 +125,7 @@ static bool inside(const layer *l, int64_t y, int64_t x) {
 static sums conv_at(const layer *l, int64_t o, int64_t y, int64_t x) {
   const qb_window *v = l->window;
   int64_t slices = l->own.in_channels / l->own.group, first = o / (l->own.out_channels / l->own.group) * slices;
-  sums s = no_terms;
+  sums s = {.sized = l->w->pair->float32};
   for (int64_t c = 0; c < slices; c++)
     for (int64_t i = 0; i < v->kernel[0]; i++)
       for (int64_t j = 0; j < v->kernel[1]; j++) {
@@ -125,7 +143,7 @@ static sums conv_anywhere(const layer *l, int64_t o) {
   const qb_window *v = l->window;
   bool padded = v->pad_begin[0] > 0 || v->pad_begin[1] > 0 || v->pad_end[0] > 0 || v->pad_end[1] > 0;
   int64_t slices = l->own.in_channels / l->own.group, first = o / (l->own.out_channels / l->own.group) * slices;
-  sums s = no_terms;
+  sums s = {.sized = l->w->pair->float32};
   for (int64_t k = 0; k < slices * l->own.kernel_area; k++) {
     const balls *in = (padded ? l->edge : l->in) + first + k / l->own.kernel_area;
     int64_t at = o * slices * l->own.kernel_area + k;
@@ -138,7 +156,7 @@ static sums conv_anywhere(const layer *l, int64_t o) {
 static sums transposed_at(const layer *l, int64_t o, int64_t y, int64_t x) {
   const qb_window *v = l->window;
   int64_t slices = l->own.in_channels / l->own.group, per_group = l->own.out_channels / l->own.group;
-  sums s = no_terms;
+  sums s = {.sized = l->w->pair->float32};
   for (int64_t c = o / per_group * slices; c < (o / per_group + 1) * slices; c++)
     for (int64_t i = 0; i < v->kernel[0]; i++)
       for (int64_t j = 0; j < v->kernel[1]; j++) {
@@ -177,7 +195,7 @@ static void apply_matrix(const layer *l, triple *out) {
   int64_t length = l->own.in_channels, rows = l->own.out_channels;
   int64_t count = (int64_t)qb_shape_elements(l->in_shape) / length;
   for (int64_t i = 0; i < count * rows; i++) {
-    sums s = no_terms;
+    sums s = {.sized = l->w->pair->float32};
     for (int64_t k = 0; k < length; k++)
       add_term(&s, (double)l->weight[i % rows * length + k], (double)l->weight_q[i % rows * length + k],
                &l->in[cell_of(l->w->grain, l->in_shape, i / rows * length + k)]);
@@ -217,6 +235,8 @@ static void put_sizes(const layer *l, bool is_conv, double *const track[3], int6
     for (int t = 0; t < 3; t++)
       size[t] = add_up(mul_up(track[t][i], slack), biases[t]);
     out[i] = (triple){{-size[1], size[1]}, {-size[2], size[2]}, {-size[0], size[0]}};
+    if (l->w->pair->float32) /* sizes are the sums themselves */
+      out[i] = evaluated(out[i], layer_error(l, size[1], 0), layer_error(l, size[2], 0));
   }
 }
 

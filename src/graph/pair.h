@@ -26,8 +26,10 @@ typedef struct qb_pair {
                          graph stands for (also behind QuantizeLinear and copies), QB_NONE for dead values and for
                          constants that only the quantized graph has */
   int32_t clip_differences, operand_differences;
-  int32_t absorbed;   /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
-  qb_graph *rescaled; /* owned; where not NULL it is `original`, see qb_pair_match_any */
+  int32_t absorbed;    /* QuantizeLinear nodes with a Relu or Clip as partner; 0 from qb_pair_match */
+  qb_graph *rescaled;  /* owned; where not NULL it is `original`, see qb_pair_match_any */
+  int32_t rescaled_by; /* its channels were multiplied by 2^k, |k| at most this; 0 without `rescaled` */
+  bool float32;        /* set by the caller: bounds also hold for every evaluation of both networks in float32 */
 } qb_pair;
 
 /* True when the parameters of a quantized node that a bound takes for granted are those of its partner: slopes of

@@ -5,6 +5,7 @@
  * exactly, else the ratios of the sums of |w| on both sides, which must agree. Sums alone say nothing in a network
  * whose limits and biases say that nothing was rescaled. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -21,6 +22,7 @@ typedef struct rescaling {
   qb_segment *segments; /* (segment_count) of the original */
   int32_t segment_count;
   int64_t moved, still; /* channels whose limits or biases say so */
+  int32_t largest;      /* |k| */
 } rescaling;
 
 /* ---------------------------------------------------------------------------------------------------------- evidence
@@ -93,7 +95,7 @@ static void count_evidence(rescaling *r, const qb_segment *ours) {
 /* ----------------------------------------------------------------------------------------------------------- applying
  */
 
-static void choose_factors(const rescaling *r, const qb_segment *ours, double *sums, double *factors) {
+static void choose_factors(rescaling *r, const qb_segment *ours, double *sums, double *factors) {
   qb_segment theirs;
   if (!find_source(r, ours, &theirs))
     return;
@@ -102,7 +104,9 @@ static void choose_factors(const rescaling *r, const qb_segment *ours, double *s
   qb_segment_sums(r->pair->quantized, &theirs, sums + ours->channels, unused);
   for (int64_t c = 0; c < ours->channels; c++) {
     int k = sure_evidence(r, ours, &theirs, c);
-    factors[c] = ldexp(1, k != UNKNOWN ? k : weight_evidence(sums[c], sums[ours->channels + c]));
+    k = k != UNKNOWN ? k : weight_evidence(sums[c], sums[ours->channels + c]);
+    r->largest = abs(k) > r->largest ? abs(k) : r->largest;
+    factors[c] = ldexp(1, k);
   }
 }
 
@@ -173,7 +177,7 @@ static void find(rescaling *r) {
 
 /* *changed: channels of the clone that were rescaled and are nearer to the quantized network now. Without any sure sign
  * the sums of weights alone decide. */
-static qb_status rescale(const qb_pair *pair, qb_graph *clone, int64_t *changed, qb_error *error) {
+static qb_status rescale(const qb_pair *pair, qb_graph *clone, int64_t *changed, int32_t *largest, qb_error *error) {
   rescaling r = {.pair = pair, .graph = clone};
   *changed = 0;
   qb_status status = begin(&r, error);
@@ -183,6 +187,7 @@ static qb_status rescale(const qb_pair *pair, qb_graph *clone, int64_t *changed,
     status = scale(&r, &r.segments[i], changed, error);
   if (status == QB_OK && *changed > 0 && !(distance(&r, clone) < distance(&r, pair->original)))
     *changed = 0;
+  *largest = r.largest;
   qb_free(r.segments);
   qb_free(r.counterpart);
   qb_free(r.owned);
@@ -203,25 +208,28 @@ static qb_status match(const qb_graph *original, const qb_graph *quantized, qb_p
 }
 
 /* The pair of the rescaled clone in the place of the first one. */
-static qb_status match_again(qb_graph *clone, const qb_graph *quantized, qb_pair *pair, qb_error *error) {
+static qb_status match_again(qb_graph *clone, int32_t largest, const qb_graph *quantized, qb_pair *pair,
+                             qb_error *error) {
   qb_pair_free(pair);
   *pair = (qb_pair){0};
   qb_status status = match(clone, quantized, pair, error);
   pair->rescaled = clone;
+  pair->rescaled_by = largest;
   return status;
 }
 
 qb_status qb_pair_match_any(const qb_graph *original, const qb_graph *quantized, qb_pair *pair, qb_error *error) {
   int64_t changed = 0;
+  int32_t largest = 0;
   QB_TRY(match(original, quantized, pair, error));
   qb_graph *clone = qb_alloc(1, sizeof *clone);
   if (clone == NULL)
     return qb_fail_memory(error, "matching two graphs", sizeof *clone);
   qb_status status = qb_graph_clone(original, clone, error);
   if (status == QB_OK)
-    status = rescale(pair, clone, &changed, error);
+    status = rescale(pair, clone, &changed, &largest, error);
   if (status == QB_OK && changed > 0)
-    return match_again(clone, quantized, pair, error);
+    return match_again(clone, largest, quantized, pair, error);
   qb_graph_free(clone);
   qb_free(clone);
   return status;

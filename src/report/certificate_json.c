@@ -13,6 +13,10 @@ static const char *const arithmetic =
     "exact real arithmetic of both networks: weights, biases and inputs are the real numbers that the float32 numbers "
     "of the files denote, BatchNormalization folded into float32 weights first; the rounding of a runtime is not "
     "included";
+static const char *const float32_arithmetic =
+    "real arithmetic, and float32 arithmetic with gradual underflow in any order of sums, fused or not, of both "
+    "networks: weights, biases and inputs are the real numbers that the float32 numbers of the files denote, "
+    "BatchNormalization folded into float32 weights first";
 
 double qb_certificate_round_up(double wanted) {
   char text[32];
@@ -44,7 +48,8 @@ qb_status qb_report_certificate(const qb_certificate *certificate, const qb_cert
   json_t *models = qb_json_put(json_object(), "float", network(certificate->model, certificate->model_sha256));
   models = qb_json_put(models, "quantized", network(certificate->quantized, certificate->quantized_sha256));
   object = qb_json_put(object, "models", models);
-  object = qb_json_put(object, "arithmetic", json_string(arithmetic));
+  object = qb_json_put(object, "arithmetic", json_string(certificate->float32 ? float32_arithmetic : arithmetic));
+  object = qb_json_put(object, "evaluation", json_string(certificate->float32 ? "float32" : "exact"));
   object = qb_json_put(object, "lsb", json_boolean(certificate->lsb));
   if (certificate->has_worst_case) {
     object = qb_json_put(object, "domain", qb_certificate_domain(certificate, &parts->domain));
