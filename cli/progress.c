@@ -9,6 +9,7 @@
 typedef struct progress_line {
   char stage[128];
   double started, drawn; /* seconds on the monotonic clock: of this stage, of the last drawing */
+  int64_t done;
   bool visible;
 } progress_line;
 
@@ -41,10 +42,11 @@ static void draw(int64_t done, int64_t total, double elapsed) {
 static bool report(void *context, const char *what, int64_t done, int64_t total) {
   (void)context;
   double time = now();
-  if (strcmp(line.stage, what) != 0) {
+  if (strcmp(line.stage, what) != 0 || done < line.done) { /* another stage, or once more */
     snprintf(line.stage, sizeof line.stage, "%s", what);
     line.started = time;
   }
+  line.done = done;
   if (time - line.drawn >= 0.1) {
     line.drawn = time;
     draw(done, total, time - line.started);

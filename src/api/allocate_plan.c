@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "quant/layer.h"
 #include "quant/layer_plan.h"
+#include "quant/network.h"
 
 /* ---------------------------------------------------------------------------------------------------------- layers */
 
@@ -82,8 +83,8 @@ static void merge_tied(const qb_planner *p, qb_score_table *table) {
 static qb_status score_certified(qb_planner *p, const qb_domain *domain, qb_error *error) {
   qb_score_table *table = &p->table[QB_RULE_CERTIFIED];
   qb_error own;
-  QB_TRY(qb_score_table_create(&p->model->graph, p->width, p->widths, table, error));
-  qb_status status = qb_score_certified(&p->model->graph, domain, p->settings, table, &own);
+  QB_TRY(qb_score_table_create(p->graph, p->width, p->widths, table, error));
+  qb_status status = qb_score_certified(p->graph, domain, p->settings, table, &own);
   if (status == QB_ERROR_UNSUPPORTED) {
     qb_score_table_free(table);
     snprintf(p->allocation->plans[QB_RULE_CERTIFIED].why, QB_ALLOCATION_WHY, "%.199s", own.message);
@@ -93,7 +94,7 @@ static qb_status score_certified(qb_planner *p, const qb_domain *domain, qb_erro
 }
 
 static qb_status score_from_data(qb_planner *p, qb_error *error) {
-  const qb_graph *graph = &p->model->graph;
+  const qb_graph *graph = p->graph;
   qb_score_table power = {0};
   for (int rule = QB_RULE_ACTIVATIONS; rule <= QB_RULE_MEASURED; rule++)
     snprintf(p->allocation->plans[rule].why, QB_ALLOCATION_WHY, "there are no calibration samples");
@@ -111,9 +112,24 @@ static qb_status score_from_data(qb_planner *p, qb_error *error) {
   return status;
 }
 
+/* Weights as they will be when they are rounded. */
+static qb_status prepare_graph(qb_planner *p, qb_error *error) {
+  qb_statistics statistics = {0};
+  p->graph = &p->model->graph;
+  if (p->settings->equalize == QB_EQUALIZATION_NONE && !p->settings->bias_absorption)
+    return QB_OK;
+  qb_status status = qb_statistics_read(&p->model->read, &statistics, error);
+  if (status == QB_OK)
+    status = qb_quantize_prepare(p->graph, &statistics, p->settings, p->progress, &p->prepared, error);
+  qb_statistics_free(&statistics);
+  p->graph = &p->prepared;
+  return status;
+}
+
 qb_status qb_planner_create(qb_planner *planner, const qb_domain *domain, qb_error *error) {
   QB_TRY(take_widths(planner, error));
   QB_TRY(list_layers(planner, error));
+  QB_TRY(prepare_graph(planner, error));
   QB_TRY(score_certified(planner, domain, error));
   QB_TRY(score_from_data(planner, error));
   for (int rule = QB_RULE_CERTIFIED; rule < QB_ALLOCATION_PLANS; rule++)
@@ -124,6 +140,7 @@ qb_status qb_planner_create(qb_planner *planner, const qb_domain *domain, qb_err
 
 void qb_planner_free(qb_planner *planner) {
   qb_scorer_free(planner->scorer);
+  qb_graph_free(&planner->prepared);
   for (int rule = 0; rule < QB_ALLOCATION_PLANS; rule++)
     qb_score_table_free(&planner->table[rule]);
   qb_free(planner->layer);

@@ -16,6 +16,8 @@ typedef struct qb_planner {
   const qb_allocate_settings *how;
   const qb_progress *progress;
   qb_allocation *allocation;
+  qb_graph prepared;     /* channels equalized, biases absorbed, where the settings ask for it */
+  const qb_graph *graph; /* that scores speak of: `prepared` or the model's */
   int width[QB_WIDTHS], widths, layers;
   qb_allocated_layer *layer;                 /* (layers) bits and fixed as the caller's plan says, weights */
   int *first;                                /* (layers) the earliest layer with the same weight */

@@ -21,4 +21,10 @@ QB_MUST_CHECK qb_status qb_quantize_network(const qb_graph *original, const qb_s
                                             qb_graph *prepared, qb_graph *quantized, qb_quantize_info *info,
                                             qb_error *error);
 
+/* The prepared network alone, without trying whether it helps: for plans that are made before any rounding. Errors as
+ * above; free it in every case, it borrows from `original`. */
+QB_MUST_CHECK qb_status qb_quantize_prepare(const qb_graph *original, const qb_statistics *statistics,
+                                            const qb_quantize_settings *settings, const qb_progress *progress,
+                                            qb_graph *prepared, qb_error *error);
+
 #endif

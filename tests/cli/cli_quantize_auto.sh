@@ -45,6 +45,21 @@ auto --max-flip-rate 0.05 --verify digits:300:5
 [ "$status" = 1 ] && [ ! -e s.onnx ] || fail "calibration samples verify: $status"
 grep -q 'is calibration sample' message || fail "the overlap is not named"
 
+# scores are of the equalized network: the plan is that of a file that is equalized already, and another without
+"$QBOUND" quantize digits.onnx -o equal.onnx --tensor '.*=float' --equalize range --granularity tensor >/dev/null
+plan() { # PLAN ARG..: the plan without its first line, which names the file
+  target=$1
+  shift
+  "$QBOUND" quantize -o planned.onnx --bits auto --average-bits 3 --scheme gptq --calibrate digits:40:5 \
+    --preprocess unit --granularity tensor --save-plan whole.plan "$@" >/dev/null || fail "no plan with $*"
+  tail -n +2 whole.plan >"$target"
+}
+plan equalizing.plan digits.onnx --equalize range
+plan equalized.plan equal.onnx
+plan plain.plan digits.onnx
+cmp equalizing.plan equalized.plan || fail "the plan is not that of the equalized network"
+! cmp -s equalizing.plan plain.plan || fail "equalization does not matter to the plan"
+
 # options that do not go together
 run quantize digits.onnx -o no.onnx --bits auto
 run quantize digits.onnx -o no.onnx --bits auto --average-bits 4 --size 1000
