@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "graph/quantizer.h"
 #include "run/run.h"
@@ -87,10 +88,35 @@ static bool intervals_keep_top(const qb_box_state *y) {
   return y->count > 1;
 }
 
+/* Between layers the clock is read: what is not finished in time proves nothing. */
+typedef struct interval_time {
+  double deadline;
+  bool late;
+} interval_time;
+
+static qb_status look_at_clock(void *context, qb_box_result *box, qb_node_id id, qb_error *error) {
+  interval_time *time = context;
+  (void)box, (void)id;
+  time->late = qb_clock_seconds() > time->deadline;
+  return time->late ? qb_fail(error, QB_ERROR_INTERRUPTED, "out of time") : QB_OK;
+}
+
+static qb_status bound_in_time(const qb_ball_call *call, const qb_domain *domain, qb_box_result *box,
+                               qb_ball_proof *proof, qb_error *error) {
+  interval_time time = {qb_clock_seconds() + (call->interval_seconds > 0 ? call->interval_seconds : INFINITY), false};
+  qb_status status = qb_bound_box_visited(call->pair, domain, look_at_clock, &time, box, error);
+  if (time.late)
+    snprintf(proof->why, sizeof proof->why, "even intervals take longer than %g s: a longer --timeout helps",
+             call->interval_seconds);
+  else if (status == QB_OK && !box->applies)
+    snprintf(proof->why, sizeof proof->why, "%s", box->why);
+  return time.late ? QB_OK : status;
+}
+
 static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *domain, qb_arena *arena,
                                     qb_ball_proof *proof, qb_error *error) {
   qb_box_result box;
-  qb_status status = qb_bound_box(call->pair, domain, &box, error);
+  qb_status status = bound_in_time(call, domain, &box, proof, error);
   const qb_box_state *y = status == QB_OK && box.applies ? &box.states[call->pair->quantized->outputs[0]] : NULL;
   if (y != NULL) {
     const qb_box_track *d = &y->track[QB_TRACK_DIFFERENCE], *x = &y->track[QB_TRACK_ORIGINAL];
@@ -104,8 +130,6 @@ static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *d
                                 : copy_outputs(difference, original, y->count, arena, proof, error);
     proof->method = "interval";
     proof->keeps_top = intervals_keep_top(y);
-  } else if (status == QB_OK) {
-    snprintf(proof->why, sizeof proof->why, "%s", box.why);
   }
   qb_box_result_free(&box);
   return status;

@@ -26,8 +26,9 @@ typedef struct qb_ball_call {
   const qb_pair *pair;
   qb_backward *backward; /* NULL when the budget does not allow the relaxation */
   qb_ball_budget budget;
-  int64_t output;      /* -1: all */
-  int64_t keep_slopes; /* keep the slopes of a ball that has no more of them than these */
+  double interval_seconds; /* intervals, where nothing else is affordable, may take so long; 0: for ever */
+  int64_t output;          /* -1: all */
+  int64_t keep_slopes;     /* keep the slopes of a ball that has no more of them than these */
   int threads;
   const qb_progress *progress; /* may be NULL */
 } qb_ball_call;

@@ -16,6 +16,9 @@
 #include "base/progress.h"
 #include "base/ranks.h"
 
+/* Of a ball's seconds: the search begins no step after so much of them. Intervals alone have so many at least. */
+static const double SEARCH_SHARE = 0.3, LEAST_INTERVAL_SECONDS = 5;
+
 /* All centres together have at most so many numbers in the file; all balls together slopes of so many elements. */
 enum { SEARCH_ROUNDS = 16, STORED_ELEMENTS = 1 << 17, STORED_SLOPES = 1 << 14 };
 
@@ -56,7 +59,7 @@ static qb_status search_ball(balls_call *b, qb_search_result *found) {
   how.seed = settings->seed;
   how.threads = settings->threads;
   how.output = settings->output;
-  how.timeout_seconds = settings->timeout_seconds;
+  how.timeout_seconds = SEARCH_SHARE * settings->timeout_seconds;
   how.data = starts;
   how.data_count = b->has_found ? 2 : 1;
   return qb_search_lower(&b->c->model->graph, &b->c->quantized->graph, b->domain.lo, b->domain.hi, &how, NULL, found,
@@ -306,6 +309,7 @@ static qb_status prepare_pair(balls_call *b) {
   b->call = (qb_ball_call){.pair = &b->pair,
                            .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds, c->settings->output),
                            .output = c->settings->output,
+                           .interval_seconds = fmax(LEAST_INTERVAL_SECONDS, c->settings->timeout_seconds),
                            .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),
                            .threads = c->settings->threads,
                            .progress = c->progress};

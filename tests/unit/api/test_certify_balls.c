@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include <omp.h>
 
+#include "api/ball_call.h"
 #include "api/certify_claims.h"
 #include "api/model.h"
 #include "base/rng.h"
@@ -243,12 +244,36 @@ static void cutting_up_a_box_is_sound_and_tighter(void **state) {
   qb_pair_free(&pair);
 }
 
+static void intervals_that_take_too_long_prove_nothing(void **state) {
+  (void)state;
+  qb_error error = {0};
+  float lo[PIXELS] = {0}, hi[PIXELS];
+  qb_pair pair = {0};
+  qb_arena arena;
+  qb_arena_init(&arena);
+  for (int i = 0; i < PIXELS; i++)
+    hi[i] = 1;
+  qb_domain domain = {PIXELS, lo, hi};
+  must(qb_pair_match(&networks.model->graph, &networks.quantized->graph, &pair, &error), &error);
+  for (int late = 0; late < 2; late++) {
+    qb_ball_call call = {.pair = &pair, .output = -1, .interval_seconds = late ? 1e-9 : 0};
+    qb_ball_proof proof;
+    must(qb_ball_prove(&call, &domain, 0, &arena, &proof, &error), &error);
+    assert_int_equal(proof.method == NULL, late);
+    assert_int_equal(strstr(proof.why, "a longer --timeout helps") != NULL, late);
+    assert_true(late || (proof.count == CLASSES && isfinite(proof.outputs[0].hi)));
+  }
+  qb_arena_free(&arena);
+  qb_pair_free(&pair);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_image_leaves_its_ball),
       cmocka_unit_test(radius_zero_is_the_difference_itself),
       cmocka_unit_test(planted_mistakes_are_noticed),
       cmocka_unit_test(cutting_up_a_box_is_sound_and_tighter),
+      cmocka_unit_test(intervals_that_take_too_long_prove_nothing),
   };
   return cmocka_run_group_tests(tests, make_networks, free_networks);
 }
