@@ -264,11 +264,6 @@ static bool is_reached(const qb_certificate *certificate, const certify_argument
 }
 
 static const char *what_check_does(const qb_certificate *certificate) {
-  for (int64_t k = 0; certificate->has_balls && k < certificate->balls.ball_count; k++) {
-    const char *method = certificate->balls.balls[k].method;
-    if (method != NULL && strcmp(method, "point") == 0)
-      return "does not recompute balls of radius 0 yet";
-  }
   return certificate->has_statistical ? "verifies what does not rest on running the networks" : "verifies it";
 }
 

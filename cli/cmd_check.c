@@ -5,13 +5,27 @@
 
 typedef struct check_arguments {
   cli_options options;
+  qb_check_settings settings;
   const char *files[3]; /* certificate, model, other */
   int count;
 } check_arguments;
 
+enum { KEY_DATA = 0x100, KEY_LABELS };
+
+static const struct argp_option options[] = {
+    {"data", KEY_DATA, "DATA", 0,
+     "Where centres of balls are read that the certificate holds only hashes of, see `qbound measure --help`; "
+     "preprocessing is that of the certificate",
+     0},
+    {"labels", KEY_LABELS, "FILE", 0, "Labels of DATA, where `certify` had them", 0},
+    {0},
+};
+
 static error_t parse(int key, char *text, struct argp_state *state) {
   check_arguments *arguments = state->input;
   switch (key) {
+  case KEY_DATA: arguments->settings.data = text; return 0;
+  case KEY_LABELS: arguments->settings.labels = text; return 0;
   case ARGP_KEY_INIT: state->child_inputs[0] = &arguments->options; return 0;
   case ARGP_KEY_ARG:
     if (arguments->count == 3)
@@ -27,9 +41,10 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 }
 
 static const struct argp check_argp = {
+    .options = options,
     .parser = parse,
     .args_doc = "CERT.json MODEL OTHER",
-    .doc = "Recomputes the bound of a certificate from the two networks, with code that shares only the reader of ONNX "
+    .doc = "Recomputes what a certificate claims from the two networks, with code that shares only the reader of ONNX "
            "files with the engine that wrote it.\v"
            "Example:\n  qbound check net_w8.json net.onnx net_w8.onnx\n\n"
            "Exit status: 0 the claim follows; 3 it does not, or it cannot be recomputed; 1 a file cannot be read.",
@@ -42,8 +57,9 @@ int cmd_check(int argc, char **argv) {
   qb_error error;
   qb_check_report report;
   char *text = NULL;
-  if (qb_check(arguments.files[0], arguments.files[1], arguments.files[2], arguments.options.threads, &report,
-               &error) != QB_OK)
+  arguments.settings.threads = arguments.options.threads;
+  if (qb_check(arguments.files[0], arguments.files[1], arguments.files[2], &arguments.settings, &report, &error) !=
+      QB_OK)
     return cli_fail(&error);
   int code = report.verdict == QB_CHECK_VERIFIED ? CLI_DONE : CLI_UNPROVED, printed;
   if (arguments.options.json) {

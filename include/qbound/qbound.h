@@ -776,14 +776,25 @@ typedef struct qb_check_report {
   bool files_match;        /* both networks are the files of the certificate */
   const char *statistical; /* of the statistical claim: "limits follow" from the counts that were measured, which are
                             * not recomputed, "refuted", or "unknown"; NULL without one */
+  const char *lower; /* what searches found (the lower side, inputs that flip), evaluated again: "verified", "refuted",
+                      * "unknown" where an input is not stored; NULL when nothing is claimed */
   double seconds;
 } qb_check_report;
 
-/* Reads the certificate and both networks. `threads` as everywhere: 0 is all cores. QB_ERROR_IO, QB_ERROR_FORMAT and
- * QB_ERROR_UNSUPPORTED for files that cannot be read, QB_ERROR_NUMERIC for an unsafe floating-point environment,
- * QB_ERROR_MEMORY. */
-QB_API QB_MUST_CHECK qb_status qb_check(const char *certificate, const char *model, const char *quantized, int threads,
-                                        qb_check_report *report, qb_error *error);
+typedef struct qb_check_settings {
+  int threads;        /* 0 (default): all cores */
+  const char *data;   /* path as in qb_data: where the centres of balls are read that the certificate holds only hashes
+                       * of, preprocessed as it says; believed where the hash fits. Default NULL */
+  const char *labels; /* labels file, where the order of the data depends on it. Default NULL */
+} qb_check_settings;
+
+QB_API void qb_check_settings_default(qb_check_settings *settings);
+
+/* Reads the certificate and both networks; `settings` may be NULL. QB_ERROR_IO, QB_ERROR_FORMAT and
+ * QB_ERROR_UNSUPPORTED for files that cannot be read, QB_ERROR_ARGUMENT and QB_ERROR_SHAPE for data that are not those
+ * of the certificate, QB_ERROR_NUMERIC for an unsafe floating-point environment, QB_ERROR_MEMORY. */
+QB_API QB_MUST_CHECK qb_status qb_check(const char *certificate, const char *model, const char *quantized,
+                                        const qb_check_settings *settings, qb_check_report *report, qb_error *error);
 
 /* "VERIFIED", "REFUTED", "UNKNOWN" */
 QB_API const char *qb_check_verdict_name(qb_check_verdict verdict);

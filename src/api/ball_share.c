@@ -11,7 +11,7 @@ typedef struct packed_ball {
   qb_certified_ball ball;
   qb_ball_details details;
   char method[32]; /* "" when nothing is proved */
-  bool has_outputs, has_axis, has_relaxed, has_slopes, has_flip;
+  bool has_outputs, has_axis, has_relaxed, has_slopes, has_flip, has_found;
 } packed_ball;
 
 static void pack(const qb_certified_ball *ball, const qb_ball_details *details, packed_ball *packed) {
@@ -25,6 +25,7 @@ static void pack(const qb_certified_ball *ball, const qb_ball_details *details, 
   packed->has_relaxed = details->proof.relaxed != NULL;
   packed->has_slopes = details->proof.slopes != NULL;
   packed->has_flip = details->flip != NULL;
+  packed->has_found = details->found != NULL;
 }
 
 /* `data` of the owner on every rank; the others allocate it. */
@@ -48,6 +49,7 @@ static qb_status unpack(const qb_certifying *c, const packed_ball *packed, qb_ce
   details->proof.relaxed = NULL;
   details->proof.slopes = NULL;
   details->flip = NULL;
+  details->found = NULL;
   ball->outputs = NULL;
   ball->why = qb_arena_string(&c->parts->arena, details->proof.why, strlen(details->proof.why));
   if (packed->method[0] != '\0')
@@ -71,17 +73,20 @@ qb_status qb_ball_share(const qb_certifying *c, int64_t elements, int owner, qb_
   QB_TRY(qb_ranks_agree(status, c->error));
   qb_ball_proof *proof = &details->proof;
   void *outputs = proof->outputs, *axis = proof->axis, *flip = details->flip;
+  void *found = details->found;
   void *relaxed = proof->relaxed, *slopes = proof->slopes;
   QB_TRY(share_array(c, packed.has_outputs, (size_t)proof->count, sizeof *proof->outputs, owner, &outputs));
   QB_TRY(share_array(c, packed.has_axis, (size_t)proof->node_count, sizeof *proof->axis, owner, &axis));
   QB_TRY(share_array(c, packed.has_relaxed, (size_t)proof->relaxed_count, sizeof *proof->relaxed, owner, &relaxed));
   QB_TRY(share_array(c, packed.has_slopes, (size_t)proof->slope_count, sizeof *proof->slopes, owner, &slopes));
   QB_TRY(share_array(c, packed.has_flip, (size_t)elements, sizeof *details->flip, owner, &flip));
+  QB_TRY(share_array(c, packed.has_found, (size_t)elements, sizeof *details->found, owner, &found));
   proof->outputs = outputs;
   proof->axis = axis;
   proof->relaxed = relaxed;
   proof->slopes = slopes;
   details->flip = flip;
+  details->found = found;
   if (qb_rank() != owner && packed.ball.outputs != NULL)
     ball->outputs = proof->outputs;
   return QB_OK;

@@ -19,8 +19,8 @@
 /* Of a ball's seconds: the search begins no step after so much of them. Intervals alone have so many at least. */
 static const double SEARCH_SHARE = 0.3, LEAST_INTERVAL_SECONDS = 5;
 
-/* All centres together have at most so many numbers in the file; all balls together slopes of so many elements. */
-enum { SEARCH_ROUNDS = 16, STORED_ELEMENTS = 1 << 17, STORED_SLOPES = 1 << 14 };
+/* All balls together have slopes of at most so many elements in the file. */
+enum { SEARCH_ROUNDS = 16, STORED_SLOPES = 1 << 14 };
 
 qb_certify_fault qb_certify_fault_planted = QB_CERTIFY_FAULT_NONE;
 
@@ -79,6 +79,17 @@ static qb_status keep_flip(balls_call *b, const qb_search_result *found, qb_cert
   return QB_OK;
 }
 
+/* For the file, and as a start for the next radius. */
+static qb_status keep_found(balls_call *b, const float *input, qb_ball_details *details) {
+  size_t elements = (size_t)b->domain.count;
+  memcpy(b->found, input, elements * sizeof *b->found);
+  details->found = qb_arena_alloc(&b->c->parts->arena, elements, sizeof *details->found);
+  if (details->found == NULL)
+    return qb_fail_memory(b->c->error, "an input", elements * sizeof *details->found);
+  memcpy(details->found, input, elements * sizeof *details->found);
+  return QB_OK;
+}
+
 static qb_status find_lower(balls_call *b, qb_certified_ball *ball, qb_ball_details *details) {
   qb_search_result found;
   double start = qb_clock_seconds();
@@ -88,8 +99,8 @@ static qb_status find_lower(balls_call *b, qb_certified_ball *ball, qb_ball_deta
     ball->lower = found.lower;
     b->has_found = b->has_found || found.input != NULL;
     if (found.input != NULL)
-      memcpy(b->found, found.input, (size_t)b->domain.count * sizeof *b->found);
-    if (found.flips)
+      status = keep_found(b, found.input, details);
+    if (status == QB_OK && found.flips)
       status = keep_flip(b, &found, ball, details);
   }
   qb_search_result_free(&found);
@@ -169,7 +180,7 @@ static qb_status keep_centre(balls_call *b, int64_t i, const char *text) {
   size_t elements = (size_t)b->domain.count;
   centre->index = b->c->settings->around->skip + i;
   memcpy(centre->sha256, text, sizeof centre->sha256);
-  if (b->centres * b->domain.count > STORED_ELEMENTS)
+  if (b->centres * b->domain.count > QB_STORED_INPUTS)
     return QB_OK;
   centre->values = qb_arena_alloc(&b->c->parts->arena, elements, sizeof *centre->values);
   if (centre->values == NULL)
@@ -347,7 +358,8 @@ static qb_status prepare(balls_call *b) {
   QB_TRY(qb_ball_frame_make(data->preprocess, limited, &sample, &c->parts->arena, &c->parts->around.frame, c->error));
   QB_TRY(allocate(b));
   c->certificate->balls.centres = qb_arena_format(&c->parts->arena, "%s, %s", data->path, data->preprocess);
-  if (c->certificate->balls.centres == NULL)
+  c->parts->around.preprocess = qb_arena_string(&c->parts->arena, data->preprocess, strlen(data->preprocess));
+  if (c->certificate->balls.centres == NULL || c->parts->around.preprocess == NULL)
     return qb_fail_memory(c->error, "balls", strlen(data->path));
   return prepare_pair(b);
 }

@@ -1,4 +1,4 @@
-/* qb_check: verifies a certificate without the engine that wrote it. Read this first, then
+/* check_certificate: verifies a certificate without the engine that wrote it. Read this first, then
  *   check_claim.c    what the file says
  *   check_cells.c    layerwise, interval and elementwise: ranges through both networks, one rule per operator
  *   check_linear.c   the rule of layers with weights
@@ -10,6 +10,9 @@
  *   check_l2_rules.c   the same for operators without weights
  *   check_sigma.c    proving a claimed norm, frequency by frequency
  *   check_ball.c     balls, and what their curve says
+ *   check_point.c    both networks at one input, in as many bits as it takes; check_point_linear.c: its layers
+ *   check_point_claim.c  what is claimed of one input
+ *   check_found.c    what a search found: `lower` and flips
  *   check_box.c      one box of inputs, cut up or not
  *   check_backward.c   linear forms carried back to the input through layers and activations
  *   check_links.c    the same through sums, copies and averages
@@ -208,15 +211,33 @@ static void add_balls(const balls_verdict *v, bool has_worst_case, qb_check_repo
   decide(report, v->refuted ? QB_CHECK_REFUTED : v->unknown ? QB_CHECK_UNKNOWN : rest, why);
 }
 
+/* What searches found makes no promise: where it cannot be verified the verdict stays. */
+static void add_found(const found_verdict *v, qb_check_report *report) {
+  char before[sizeof report->why], why[sizeof report->why];
+  report->lower = found_verdict_name(v);
+  if (v->refuted) {
+    decide(report, QB_CHECK_REFUTED, v->why);
+  } else if (v->verified < v->claims) {
+    snprintf(before, sizeof before, "%s", report->why);
+    snprintf(why, sizeof why, "%.300s; %.180s", before, v->unknown);
+    decide(report, report->verdict, why);
+  }
+}
+
 static qb_status recompute_all(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
   bool has_worst_case = c->method[0] != '\0';
   balls_verdict balls = {0};
+  found_verdict found = {0};
   if (has_worst_case)
     QB_TRY(recompute(c, n, report, error));
-  if (!c->has_balls || (has_worst_case && report->verdict == QB_CHECK_REFUTED))
-    return QB_OK;
-  QB_TRY(recompute_balls(&c->balls, &n->pair, &balls, error));
-  add_balls(&balls, has_worst_case, report);
+  if (has_worst_case && report->verdict != QB_CHECK_REFUTED)
+    QB_TRY(judge_domain(c, &n->pair, &found, error));
+  if (c->has_balls && !found.refuted && (!has_worst_case || report->verdict != QB_CHECK_REFUTED)) {
+    QB_TRY(recompute_balls(&c->balls, &n->pair, &balls, &found, error));
+    add_balls(&balls, has_worst_case, report);
+  }
+  if (report->verdict != QB_CHECK_REFUTED)
+    add_found(&found, report);
   return QB_OK;
 }
 
@@ -278,8 +299,8 @@ static void add_statistical(const statistical_verdict *verdict, bool has_worst_c
   decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }
 
-qb_status qb_check(const char *certificate, const char *model, const char *quantized, int threads,
-                   qb_check_report *report, qb_error *error) {
+qb_status check_certificate(const char *certificate, const char *model, const char *quantized,
+                            const centre_source *source, int threads, qb_check_report *report, qb_error *error) {
   double start = qb_clock_seconds();
   const char *const paths[2] = {model, quantized};
   claim c;
@@ -288,6 +309,7 @@ qb_status qb_check(const char *certificate, const char *model, const char *quant
   if (threads > 0)
     omp_set_num_threads(threads);
   qb_status status = claim_read(certificate, &c, error);
+  c.balls.source = source;
   if (status == QB_OK)
     status = check_claim(&c, paths, report, error);
   if (status == QB_OK && report->files_match)

@@ -4,6 +4,7 @@
 
 #include "check/check_ball_claim.h"
 #include "check/check_bound.h"
+#include "check/check_found.h"
 
 /* Of all balls together. */
 typedef struct balls_verdict {
@@ -20,8 +21,11 @@ QB_MUST_CHECK qb_status recompute_box(const box_claim *c, const qb_pair *pair, c
 /* The worst case of a certificate by relaxation or bisection. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_cuts(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
-/* All balls, and what the curve says about them. QB_ERROR_MEMORY. */
+/* What a search found in the domain of the worst case. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status judge_domain(const claim *c, const qb_pair *pair, found_verdict *found, qb_error *error);
+
+/* All balls, and what the curve says about them; adds to `found` what was found in them. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_balls(const balls_claim *b, const qb_pair *pair, balls_verdict *verdict,
-                                        qb_error *error);
+                                        found_verdict *found, qb_error *error);
 
 #endif

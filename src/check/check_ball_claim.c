@@ -100,6 +100,49 @@ static qb_status read_slopes(const reader *r, const json_t *array, box_claim *bo
   return QB_OK;
 }
 
+/* An input, or null: NULL. */
+static qb_status read_input(const reader *r, const json_t *values, int64_t elements, const char *what, float **input) {
+  qb_status status;
+  if (values == NULL || json_is_null(values))
+    return QB_OK;
+  if ((int64_t)json_array_size(values) != elements)
+    return bad(r, what);
+  *input = reserve(r, (size_t)elements, sizeof **input, &status);
+  QB_TRY(status);
+  for (size_t i = 0; i < (size_t)elements; i++) {
+    double value;
+    if (!number(json_array_get(values, i), &value) || !isfinite(value) || (double)(float)value != value)
+      return bad(r, what);
+    (*input)[i] = (float)value;
+  }
+  return QB_OK;
+}
+
+static qb_status read_found(const reader *r, const json_t *object, int64_t elements, found_claim *found) {
+  const json_t *lower = json_object_get(object, "lower"), *flip = json_object_get(object, "flip");
+  const json_t *at = json_object_get(object, "lower_input");
+  if (lower != NULL && (!number(lower, &found->lower) || !(found->lower >= 0)))
+    return bad(r, "'lower'");
+  if (json_is_object(at)) {
+    if (!text_of(at, "sha256", found->at_lower.sha256, sizeof found->at_lower.sha256))
+      return bad(r, "'lower_input'");
+    QB_TRY(read_input(r, json_object_get(at, "values"), elements, "'lower_input'", &found->at_lower.values));
+  }
+  found->flips = json_is_object(flip);
+  if (!found->flips)
+    return QB_OK;
+  if (!integer(json_object_get(flip, "top"), 0, INT32_MAX, &found->top) ||
+      !integer(json_object_get(flip, "other_top"), 0, INT32_MAX, &found->other_top) ||
+      !text_of(flip, "input_sha256", found->at_flip.sha256, sizeof found->at_flip.sha256))
+    return bad(r, "'flip'");
+  return read_input(r, json_object_get(flip, "input"), elements, "'flip'", &found->at_flip.values);
+}
+
+qb_status found_read(const char *path, const json_t *object, int64_t elements, found_claim *found, qb_arena *arena,
+                     qb_error *error) {
+  return read_found(&(reader){path, arena, error}, object, elements, found);
+}
+
 static qb_status read_witness(const reader *r, const json_t *object, box_claim *box) {
   QB_TRY(read_integers(r, json_object_get(object, "cuts"), -1, "'cuts'", &box->cut_count, &box->cuts));
   QB_TRY(read_integers(r, json_object_get(object, "relaxed"), 0, "'relaxed'", &box->relaxed_count, &box->relaxed));
@@ -140,7 +183,8 @@ static qb_status read_radius(const reader *r, const json_t *point, int64_t eleme
       !integer(json_object_get(point, "refuted"), 0, MOST_ELEMENTS, &radius->refuted) ||
       !integer(json_object_get(point, "unknown"), 0, MOST_ELEMENTS, &radius->unknown) ||
       !number(json_object_get(point, "median_bound"), &radius->median) ||
-      !number(json_object_get(point, "largest_bound"), &radius->largest))
+      !number(json_object_get(point, "largest_bound"), &radius->largest) ||
+      !number(json_object_get(point, "largest_lower"), &radius->lower))
     return bad(r, "'around.curve'");
   radius->pixels = strcmp(unit, "px") == 0;
   QB_TRY(read_runs(r, json_object_get(point, "reach"), elements, 1, &radius->reach));
@@ -151,34 +195,23 @@ static qb_status read_radius(const reader *r, const json_t *point, int64_t eleme
 }
 
 static qb_status read_centre(const reader *r, const json_t *object, int64_t elements, centre_claim *centre) {
-  const json_t *values = json_object_get(object, "values");
-  qb_status status;
   if (!integer(json_object_get(object, "index"), 0, INT32_MAX, &centre->index) ||
       !text_of(object, "sha256", centre->sha256, sizeof centre->sha256))
     return bad(r, "'around.centres'");
-  if (json_is_null(values))
-    return QB_OK;
-  if ((int64_t)json_array_size(values) != elements)
-    return bad(r, "'around.centres'");
-  centre->values = reserve(r, (size_t)elements, sizeof *centre->values, &status);
-  QB_TRY(status);
-  for (size_t i = 0; i < (size_t)elements; i++) {
-    double value;
-    if (!number(json_array_get(values, i), &value) || !isfinite(value))
-      return bad(r, "'around.centres'");
-    centre->values[i] = (float)value;
-  }
-  return QB_OK;
+  return read_input(r, json_object_get(object, "values"), elements, "'around.centres'", &centre->values);
 }
 
 static qb_status read_around(const reader *r, const json_t *around, balls_claim *b) {
   const json_t *curve = json_object_get(around, "curve"), *centres = json_object_get(around, "centres");
-  const json_t *limits = json_object_get(around, "limits");
+  const json_t *limits = json_object_get(around, "limits"), *how = json_object_get(around, "preprocess");
   double *ends;
   qb_status status;
   if (!integer(json_object_get(around, "elements"), 1, MOST_ELEMENTS, &b->elements) || !json_is_array(curve) ||
       !json_is_array(centres))
     return bad(r, "'around'");
+  if (json_is_string(how) &&
+      (b->preprocess = qb_arena_string(r->arena, json_string_value(how), json_string_length(how))) == NULL)
+    return qb_fail_memory(r->error, "a certificate", json_string_length(how));
   b->radii = reserve(r, json_array_size(curve), sizeof *b->radii, &status);
   QB_TRY(status);
   b->centres = reserve(r, json_array_size(centres), sizeof *b->centres, &status);
@@ -214,7 +247,7 @@ static qb_status read_outputs(const reader *r, const json_t *outputs, box_claim 
   return box->output_count > 0 ? QB_OK : bad(r, "'balls.outputs'");
 }
 
-static qb_status read_ball(const reader *r, const json_t *object, int64_t only, ball_claim *ball) {
+static qb_status read_ball(const reader *r, const json_t *object, int64_t only, int64_t elements, ball_claim *ball) {
   char unit[8], decision[16];
   const json_t *method = json_object_get(object, "method");
   if (!integer(json_object_get(object, "index"), 0, INT32_MAX, &ball->index) ||
@@ -229,6 +262,7 @@ static qb_status read_ball(const reader *r, const json_t *object, int64_t only, 
   ball->box.keeps = strcmp(decision, "PROVED") == 0;
   ball->box.only = only;
   QB_TRY(read_outputs(r, json_object_get(object, "outputs"), &ball->box));
+  QB_TRY(read_found(r, object, elements, &ball->found));
   return read_witness(r, object, &ball->box);
 }
 
@@ -244,6 +278,6 @@ qb_status balls_read(const char *path, const json_t *root, balls_claim *b, qb_ar
   b->balls = reserve(&r, json_array_size(balls), sizeof *b->balls, &status);
   QB_TRY(status);
   for (size_t i = 0; i < json_array_size(balls); i++, b->count++)
-    QB_TRY(read_ball(&r, json_array_get(balls, i), only, &b->balls[i]));
+    QB_TRY(read_ball(&r, json_array_get(balls, i), only, b->elements, &b->balls[i]));
   return QB_OK;
 }

@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/hash.h"
+#include "check/check.h"
 #include "check/check_range.h"
 
 /* Slopes of an undecided element: of lines above y, -y, y', -y'; of planes above y' - y and y - y', over x and d. */
@@ -31,8 +32,24 @@ typedef struct box_claim {
   slope_claim *slopes; /* (slope_count) in order of node and element */
 } box_claim;
 
+/* An input of the box. */
+typedef struct input_claim {
+  char sha256[QB_HASH_TEXT]; /* "": none is claimed */
+  float *values;             /* (elements), or NULL: not stored */
+} input_claim;
+
+/* What a search found in a box. */
+typedef struct found_claim {
+  double lower; /* 0: nothing */
+  input_claim at_lower;
+  bool flips; /* the largest outputs of the two networks are top and other_top */
+  int64_t top, other_top;
+  input_claim at_flip;
+} found_claim;
+
 typedef struct ball_claim {
   box_claim box;
+  found_claim found;
   int64_t index;
   double radius;
   bool pixels, refuted; /* the unit; the decision */
@@ -44,7 +61,7 @@ typedef struct radius_claim {
   bool pixels;
   double *reach; /* (elements) */
   int64_t balls, proved, refuted, unknown;
-  double median, largest;
+  double median, largest, lower;
 } radius_claim;
 
 typedef struct centre_claim {
@@ -60,6 +77,8 @@ typedef struct balls_claim {
   radius_claim *radii;
   centre_claim *centres;
   ball_claim *balls;
+  const char *preprocess;      /* of the data, NULL: not said */
+  const centre_source *source; /* of centres without values, NULL: none */
 } balls_claim;
 
 /* `around` and `balls` of a certificate; arrays live in `arena`. QB_ERROR_FORMAT, QB_ERROR_MEMORY. */
@@ -69,5 +88,9 @@ QB_MUST_CHECK qb_status balls_read(const char *path, const json_t *root, balls_c
 /* `cuts`, `relaxed` and `slopes` of an object. */
 QB_MUST_CHECK qb_status box_witness_read(const char *path, const json_t *object, box_claim *box, qb_arena *arena,
                                          qb_error *error);
+
+/* `lower`, `lower_input` and `flip` of an object, inputs of `elements` numbers. */
+QB_MUST_CHECK qb_status found_read(const char *path, const json_t *object, int64_t elements, found_claim *found,
+                                   qb_arena *arena, qb_error *error);
 
 #endif

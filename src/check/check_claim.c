@@ -189,6 +189,7 @@ static qb_status read_worst_case(const reader *r, const json_t *worst) {
     return bad(r, "'worst_case.output'");
   QB_TRY(read_outputs(r, json_object_get(worst, "outputs")));
   QB_TRY(box_witness_read(r->path, worst, &c->cut_up, &c->arena, r->error));
+  QB_TRY(found_read(r->path, worst, c->elements, &c->found, &c->arena, r->error));
   return read_witness(r, json_object_get(worst, "witness"));
 }
 

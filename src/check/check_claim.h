@@ -44,8 +44,9 @@ typedef struct claim {
   int64_t output_count; /* 0: no ranges are claimed */
   range *outputs;       /* (output_count) of R' - R */
   box_claim cut_up;     /* witness of a bisection: cuts and relaxed nodes */
-  bool float32;         /* evaluation in float32 is claimed, too */
-  bool lsb;             /* codes of activations may be off by one */
+  found_claim found;
+  bool float32; /* evaluation in float32 is claimed, too */
+  bool lsb;     /* codes of activations may be off by one */
   bool has_balls;
   balls_claim balls;
   int64_t layer_count, gate_count;

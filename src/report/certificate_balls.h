@@ -4,6 +4,9 @@
 
 #include <qbound/qbound.h>
 
+/* Numbers: centres, or inputs that a search found, are put into the file where all of a kind have no more. */
+enum { QB_STORED_INPUTS = 1 << 17 };
+
 /* What the balls around the samples of one data set share. */
 typedef struct qb_ball_frame {
   int64_t elements;
@@ -44,10 +47,12 @@ typedef struct qb_ball_centre {
 
 typedef struct qb_ball_details {
   qb_ball_proof proof;
-  float *flip; /* (elements) the input that refutes the decision, or NULL */
+  float *flip;  /* (elements) the input that refutes the decision, or NULL */
+  float *found; /* (elements) the input with the largest change, or NULL */
 } qb_ball_details;
 
 typedef struct qb_ball_around {
+  const char *preprocess; /* of the data, as it was given */
   qb_ball_frame frame;
   double **reach; /* (radii, elements) how far a ball of each radius extends, in network units */
   int64_t centre_count;

@@ -5,7 +5,7 @@
 #include "report/certificate_claims_json.h"
 #include "report/json.h"
 
-enum { STORED_INPUT = 1 << 14 };
+enum { STORED_FLIP = 1 << 14 }; /* numbers of an input */
 
 static json_t *radius_unit(const qb_radius *radius) { return json_string(radius->pixels ? "px" : "input"); }
 
@@ -44,11 +44,23 @@ static json_t *reach_runs(const double *reach, int64_t elements) {
   return runs;
 }
 
-static json_t *floats(const float *values, int64_t count) {
+json_t *qb_certificate_floats(const float *values, int64_t count) {
   json_t *array = values == NULL ? json_null() : json_array();
   for (int64_t i = 0; values != NULL && i < count; i++)
     array = qb_json_append(array, qb_json_real((double)values[i]));
   return array;
+}
+
+json_t *qb_certificate_input(const float *input, int64_t elements, int64_t inputs) {
+  char text[QB_HASH_TEXT];
+  qb_hash hash;
+  if (input == NULL)
+    return json_null();
+  if (qb_hash_bytes(input, (size_t)elements * sizeof *input, &hash, NULL) != QB_OK)
+    return NULL;
+  json_t *object = qb_json_put(json_object(), "sha256", json_string(qb_hash_print(&hash, text)));
+  return qb_json_put(object, "values",
+                     qb_certificate_floats(inputs * elements <= QB_STORED_INPUTS ? input : NULL, elements));
 }
 
 static json_t *point_object(const qb_ball_curve_point *point, const double *reach, int64_t elements) {
@@ -75,9 +87,11 @@ json_t *qb_certificate_around(const qb_balls_claim *claim, const qb_certificate_
     const qb_ball_centre *centre = &around->centres[i];
     json_t *object = qb_json_put(json_object(), "index", json_integer(centre->index));
     object = qb_json_put(object, "sha256", json_string(centre->sha256));
-    centres = qb_json_append(centres, qb_json_put(object, "values", floats(centre->values, around->frame.elements)));
+    centres = qb_json_append(centres, qb_json_put(object, "values",
+                                                  qb_certificate_floats(centre->values, around->frame.elements)));
   }
   json_t *object = qb_json_put(json_object(), "description", qb_json_text(claim->centres));
+  object = qb_json_put(object, "preprocess", qb_json_text(around->preprocess));
   object = qb_json_put(object, "output", parts->output < 0 ? json_string("all") : json_integer(parts->output));
   object = qb_json_put(object, "note", qb_json_text(claim->note[0] == '\0' ? NULL : claim->note));
   object = qb_json_put(object, "elements", json_integer(around->frame.elements));
@@ -107,7 +121,8 @@ static json_t *flip(const qb_certified_ball *ball, const qb_ball_details *detail
   json_t *object = qb_json_put(json_object(), "top", json_integer(ball->top));
   object = qb_json_put(object, "other_top", json_integer(ball->other_top));
   object = qb_json_put(object, "input_sha256", json_string(qb_hash_print(&hash, text)));
-  return qb_json_put(object, "input", elements <= STORED_INPUT ? floats(details->flip, elements) : json_null());
+  return qb_json_put(object, "input",
+                     elements <= STORED_FLIP ? qb_certificate_floats(details->flip, elements) : json_null());
 }
 
 json_t *qb_certificate_cuts(const qb_ball_proof *proof) {
@@ -143,7 +158,8 @@ static json_t *timing(const qb_certified_ball *ball) {
   return qb_json_put(object, "search_seconds", qb_json_real(ball->search_seconds));
 }
 
-static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details *details, int64_t elements) {
+static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details *details, int64_t elements,
+                           int64_t balls) {
   json_t *object = qb_json_put(json_object(), "index", json_integer(ball->index));
   object = qb_json_put(object, "radius", qb_json_real(ball->radius.value));
   object = qb_json_put(object, "unit", radius_unit(&ball->radius));
@@ -151,6 +167,7 @@ static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details 
   object = qb_json_put(object, "outputs", outputs(ball));
   object = qb_json_put(object, "bound", qb_json_real(ball->bound));
   object = qb_json_put(object, "lower", qb_json_real(ball->lower));
+  object = qb_json_put(object, "lower_input", qb_certificate_input(details->found, elements, balls));
   object = qb_json_put(object, "decision", json_string(qb_decision_name(ball->decision)));
   object = qb_json_put(object, "method", qb_json_text(ball->method));
   object = qb_json_put(object, "why", qb_json_text(ball->why[0] == '\0' ? NULL : ball->why));
@@ -162,9 +179,9 @@ static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details 
 }
 
 json_t *qb_certificate_balls(const qb_balls_claim *claim, const qb_certificate_parts *parts) {
+  int64_t elements = parts->around.frame.elements, count = claim->ball_count;
   json_t *array = json_array();
-  for (int64_t k = 0; k < claim->ball_count; k++)
-    array =
-        qb_json_append(array, ball_object(&claim->balls[k], &parts->around.details[k], parts->around.frame.elements));
+  for (int64_t k = 0; k < count; k++)
+    array = qb_json_append(array, ball_object(&claim->balls[k], &parts->around.details[k], elements, count));
   return array;
 }

@@ -15,6 +15,11 @@ json_t *qb_certificate_tried(const qb_worst_case_claim *claim);
 /* certificate_balls_json.c */
 json_t *qb_certificate_cuts(const qb_ball_proof *proof);
 json_t *qb_certificate_relaxed(const qb_ball_proof *proof);
+json_t *qb_certificate_floats(const float *values, int64_t count); /* null for NULL */
+
+/* {sha256, values} of an input, null for NULL; `inputs` of them are put into the file, with values where these are few.
+ */
+json_t *qb_certificate_input(const float *input, int64_t elements, int64_t inputs);
 json_t *qb_certificate_around(const qb_balls_claim *claim, const qb_certificate_parts *parts);
 json_t *qb_certificate_balls(const qb_balls_claim *claim, const qb_certificate_parts *parts);
 

@@ -75,6 +75,7 @@ qb_status qb_check_json(const qb_check_report *report, char **text, qb_error *er
   object = qb_json_put(object, "claimed", qb_json_real(report->claimed));
   object = qb_json_put(object, "recomputed", qb_json_real(report->recomputed));
   object = qb_json_put(object, "statistical", qb_json_text(report->statistical));
+  object = qb_json_put(object, "lower", qb_json_text(report->lower));
   json_t *timing = qb_json_put(json_object(), "seconds", qb_json_real(report->seconds));
   return qb_json_print(qb_json_put(object, "timing", timing), text, error);
 }

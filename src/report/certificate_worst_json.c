@@ -114,7 +114,9 @@ static json_t *flip_object(const qb_worst_case_claim *claim, const qb_certificat
     return NULL;
   json_t *object = qb_json_put(json_object(), "top", json_integer(claim->top));
   object = qb_json_put(object, "other_top", json_integer(claim->other_top));
-  return qb_json_put(object, "input_sha256", json_string(qb_hash_print(&hash, text)));
+  object = qb_json_put(object, "input_sha256", json_string(qb_hash_print(&hash, text)));
+  const float *input = parts->domain.count <= QB_STORED_INPUTS ? parts->search.flip : NULL;
+  return qb_json_put(object, "input", qb_certificate_floats(input, parts->domain.count));
 }
 
 static json_t *statement(const qb_worst_case_claim *claim) {
@@ -137,6 +139,7 @@ json_t *qb_certificate_worst_case(const qb_certificate *certificate, const qb_ce
   object = qb_json_put(object, "bound", qb_json_real(claim->bound));
   object = qb_json_put(object, "log10", qb_json_real(claim->log10));
   object = qb_json_put(object, "lower", qb_json_real(claim->lower));
+  object = qb_json_put(object, "lower_input", qb_certificate_input(parts->search.input, parts->domain.count, 1));
   object = qb_json_put(object, "looseness", qb_json_real(claim->looseness));
   object = qb_json_put(object, "statement", statement(claim));
   object = qb_json_put(object, "vacuous", json_boolean(claim->vacuous));

@@ -1,5 +1,5 @@
-/* Certificates of balls and of boxes that were cut up, as files: what was certified is verified, and a file in which
- * one number was changed so that a claim no longer follows is refuted. */
+/* Certificates of balls, of points, of boxes that were cut up and of inputs that a search found, as files: what was
+ * certified is verified, and a file in which one number was changed so that a claim no longer follows is refuted. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,7 +24,7 @@ enum { IMAGES = 2 };
 typedef struct fixture {
   temp_folder *folder;
   char net[128], other[2][128]; /* paths; quantized to 6 and to 5 bits */
-  json_t *balls, *cuts;         /* certificates: of balls; of a box that was cut up */
+  json_t *balls, *cuts, *found; /* certificates: of balls; of a box that was cut up; of points, with a search */
 } fixture;
 
 static fixture files;
@@ -80,6 +80,18 @@ static void write_box(const char *path) {
   assert_int_equal(fclose(file), 0);
 }
 
+/* Points and small balls, all images, and what a search found among them. */
+static void certify_found(const qb_data *around) {
+  static const qb_radius radii[2] = {{0, false}, {2, true}};
+  qb_certify_settings settings;
+  qb_certify_settings_default(&settings);
+  settings.preprocess = "unit";
+  settings.around = around;
+  settings.radii = radii;
+  settings.radius_count = 2;
+  files.found = certify(&settings, "found.json");
+}
+
 static int make_files(void **state) {
   static const qb_radius radii[2] = {{0.5, true}, {6, true}};
   qb_certify_settings settings;
@@ -97,6 +109,7 @@ static int make_files(void **state) {
   settings.radii = radii;
   settings.radius_count = 2;
   files.balls = certify(&settings, "balls.json");
+  certify_found(&around);
   qb_certify_settings_default(&settings);
   char box[128];
   snprintf(box, sizeof box, "%s", keep("box.csv"));
@@ -113,17 +126,25 @@ static int make_files(void **state) {
 static int drop_files(void **state) {
   json_decref(files.balls);
   json_decref(files.cuts);
+  json_decref(files.found);
   *state = files.folder;
   return temp_folder_remove(state);
 }
 
 /* The verdict on a certificate; takes over `root`. */
+static qb_status judge_with(json_t *root, const char *data, qb_check_report *report, qb_error *error) {
+  qb_check_settings settings;
+  qb_check_settings_default(&settings);
+  settings.data = data;
+  assert_int_equal(json_dump_file(root, keep("planted.json"), 0), 0);
+  json_decref(root);
+  return qb_check(keep("planted.json"), files.net, files.other[0], &settings, report, error);
+}
+
 static qb_check_report judge(json_t *root) {
   qb_error error = {0};
   qb_check_report report;
-  assert_int_equal(json_dump_file(root, keep("planted.json"), 0), 0);
-  json_decref(root);
-  must(qb_check(keep("planted.json"), files.net, files.other[0], 0, &report, &error), &error);
+  must(judge_with(root, NULL, &report, &error), &error);
   return report;
 }
 
@@ -256,7 +277,7 @@ static void another_network_is_refuted(void **state) {
                         json_string(qb_hash_print(&hash, text)));
     assert_int_equal(json_dump_file(root, keep("planted.json"), 0), 0);
     json_decref(root);
-    must(qb_check(keep("planted.json"), files.net, files.other[1], 0, &report, &error), &error);
+    must(qb_check(keep("planted.json"), files.net, files.other[1], NULL, &report, &error), &error);
     assert_true(report.files_match);
     assert_int_equal(report.verdict, QB_CHECK_REFUTED);
   }
@@ -308,12 +329,150 @@ static void other_cuts_are_refuted(void **state) {
   assert_true(planted > 1 && refuted > 0);
 }
 
+/* ------------------------------------------------------------------------------------------ points, what was found */
+
+static void honest_points_and_found_inputs_are_verified(void **state) {
+  (void)state;
+  assert_string_equal(json_string_value(json_object_get(ball(files.found, 0), "method")), "point");
+  assert_true(json_number_value(json_object_get(worst(files.found), "lower")) > 0);
+  qb_check_report report = judge(json_deep_copy(files.found));
+  if (report.verdict != QB_CHECK_VERIFIED)
+    fail_msg("%s", report.why);
+  assert_string_equal(report.lower, "verified");
+  assert_null(judge(json_deep_copy(files.balls)).lower); /* without a search nothing is claimed */
+}
+
+static void other_points_are_refuted(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.found);
+  scale(ball(root, 0), "bound", 1 - 1e-8);
+  expect(root, QB_CHECK_REFUTED, "a smaller bound at a point");
+  for (size_t end = 0; end < 2; end++) {
+    root = json_deep_copy(files.found);
+    json_t *output = json_array_get(json_object_get(ball(root, 2), "outputs"), 3 + end);
+    double y = json_number_value(json_array_get(output, end)), ulp = nextafter(fabs(y), INFINITY) - fabs(y);
+    json_array_set_new(output, end, json_real(y + (end == 0 ? 3 : -3) * ulp));
+    expect(root, QB_CHECK_REFUTED, "a range that misses by two units in the last place");
+  }
+  root = json_deep_copy(files.found);
+  json_object_set_new(ball(root, 1), "method", json_string("point"));
+  expect(root, QB_CHECK_REFUTED, "a ball as a point");
+}
+
+static void set_input(json_t *at, const char *hash_key, json_t *values) {
+  float input[QB_DIGITS_PIXELS];
+  qb_hash hash;
+  char text[QB_HASH_TEXT];
+  assert_int_equal(json_array_size(values), QB_DIGITS_PIXELS);
+  for (size_t i = 0; i < QB_DIGITS_PIXELS; i++)
+    input[i] = (float)json_number_value(json_array_get(values, i));
+  must(qb_hash_bytes(input, sizeof input, &hash, NULL), NULL);
+  json_object_set_new(at, hash_key, json_string(qb_hash_print(&hash, text)));
+}
+
+static void other_lower_sides_are_refuted(void **state) {
+  (void)state;
+  for (int k = -1; k < 2 * IMAGES; k++) {
+    json_t *root = json_deep_copy(files.found), *claimed = k < 0 ? worst(root) : ball(root, (size_t)k);
+    scale(claimed, "lower", 1 + 1e-6);
+    expect(root, QB_CHECK_REFUTED, "a higher lower side");
+    root = json_deep_copy(files.found);
+    json_t *at = json_object_get(k < 0 ? worst(root) : ball(root, (size_t)k), "lower_input");
+    json_t *values = json_object_get(at, "values");
+    json_array_set_new(values, 400, json_real(json_number_value(json_array_get(values, 400)) == 0.5 ? 0.25 : 0.5));
+    expect(json_deep_copy(root), QB_CHECK_REFUTED, "another input, not its hash");
+    for (size_t i = 0; i < QB_DIGITS_PIXELS; i++) /* inside the domain, outside the balls */
+      json_array_set_new(values, i, json_real(0.5));
+    set_input(at, "sha256", values);
+    expect(root, QB_CHECK_REFUTED, "another input and its hash");
+  }
+  json_t *root = json_deep_copy(files.found);
+  scale(json_array_get(json_object_get(json_object_get(root, "around"), "curve"), 0), "largest_lower", 1.01);
+  expect(root, QB_CHECK_REFUTED, "a curve with a higher lower side");
+}
+
+static void other_flips_are_refuted(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.found), *flip = json_object_get(worst(root), "flip");
+  assert_true(json_is_object(flip)); /* six bits, all images */
+  int top = (int)json_integer_value(json_object_get(flip, "top"));
+  json_object_set_new(flip, "top", json_integer(json_integer_value(json_object_get(flip, "other_top"))));
+  json_object_set_new(flip, "other_top", json_integer(top));
+  expect(root, QB_CHECK_REFUTED, "the outputs of a flip exchanged");
+  root = json_deep_copy(files.found);
+  flip = json_object_get(worst(root), "flip");
+  json_t *values = json_object_get(flip, "input");
+  for (size_t i = 0; i < QB_DIGITS_PIXELS; i++)
+    json_array_set_new(values, i, json_real(0));
+  set_input(flip, "input_sha256", values);
+  expect(root, QB_CHECK_REFUTED, "an input that does not flip");
+  root = json_deep_copy(files.balls);
+  json_object_set_new(ball(root, 0), "decision", json_string("REFUTED"));
+  expect(root, QB_CHECK_REFUTED, "a decision refuted by nothing");
+}
+
+/* The promise stays when an input is missing; what was found is unknown then. */
+static void inputs_that_are_not_stored_are_unknown(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.found);
+  json_object_set_new(json_object_get(worst(root), "lower_input"), "values", json_null());
+  scale(worst(root), "lower", 10);
+  qb_check_report report = judge(root);
+  assert_int_equal(report.verdict, QB_CHECK_VERIFIED);
+  assert_string_equal(report.lower, "unknown");
+  assert_non_null(strstr(report.why, "'lower' is not verified: the input is not stored"));
+}
+
+/* -------------------------------------------------------------------------------------------------- centres from data
+ */
+
+static json_t *without_centres(void) {
+  json_t *root = json_deep_copy(files.found), *centre;
+  size_t i;
+  json_array_foreach(json_object_get(json_object_get(root, "around"), "centres"), i, centre)
+      json_object_set_new(centre, "values", json_null());
+  return root;
+}
+
+static void centres_are_read_from_data(void **state) {
+  (void)state;
+  qb_error error = {0};
+  qb_check_report report;
+  expect(without_centres(), QB_CHECK_UNKNOWN, "no centres");
+  must(judge_with(without_centres(), "digits:2:5", &report, &error), &error);
+  if (report.verdict != QB_CHECK_VERIFIED)
+    fail_msg("%s", report.why);
+  json_t *root = without_centres();
+  scale(ball(root, 3), "bound", 0.99);
+  must(judge_with(root, "digits:2:5", &report, &error), &error);
+  assert_int_equal(report.verdict, QB_CHECK_REFUTED);
+  must(judge_with(without_centres(), "digits:2:6", &report, &error), &error);
+  assert_int_equal(report.verdict, QB_CHECK_UNKNOWN); /* other images prove nothing */
+  assert_non_null(strstr(report.why, "the data hold another input"));
+  root = without_centres();
+  json_object_set_new(json_object_get(root, "around"), "preprocess", json_string("raw"));
+  must(judge_with(root, "digits:2:5", &report, &error), &error);
+  assert_int_equal(report.verdict, QB_CHECK_UNKNOWN);
+  assert_int_equal(judge_with(without_centres(), "digits:1:5", &report, &error), QB_ERROR_ARGUMENT);
+  assert_int_equal(judge_with(without_centres(), keep("nothing"), &report, &error), QB_ERROR_IO);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(honest_balls_are_verified), cmocka_unit_test(smaller_claims_are_refuted),
-      cmocka_unit_test(other_slopes_are_refuted),  cmocka_unit_test(other_layers_decisions_and_centres_are_refuted),
-      cmocka_unit_test(decisions_are_recomputed),  cmocka_unit_test(another_network_is_refuted),
-      cmocka_unit_test(honest_cuts_are_verified),  cmocka_unit_test(other_cuts_are_refuted),
+      cmocka_unit_test(honest_balls_are_verified),
+      cmocka_unit_test(smaller_claims_are_refuted),
+      cmocka_unit_test(other_slopes_are_refuted),
+      cmocka_unit_test(other_layers_decisions_and_centres_are_refuted),
+      cmocka_unit_test(decisions_are_recomputed),
+      cmocka_unit_test(another_network_is_refuted),
+      cmocka_unit_test(honest_cuts_are_verified),
+      cmocka_unit_test(other_cuts_are_refuted),
+      cmocka_unit_test(honest_points_and_found_inputs_are_verified),
+      cmocka_unit_test(other_points_are_refuted),
+      cmocka_unit_test(other_lower_sides_are_refuted),
+      cmocka_unit_test(other_flips_are_refuted),
+      cmocka_unit_test(inputs_that_are_not_stored_are_unknown),
+      cmocka_unit_test(centres_are_read_from_data),
   };
   return cmocka_run_group_tests(tests, make_files, drop_files);
 }
