@@ -286,7 +286,8 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
     wide_a = qb_larger(wide_a, fabs(corners->a[i] - corners->centre_a));
     wide_d = qb_larger(wide_d, fabs(corners->d[i] - corners->centre_d));
   }
-  bool flat_a = wide_a <= 1e-13 * corners->magnitude, flat_d = wide_d <= 1e-13 * corners->magnitude;
+  /* far more than what rounding makes of a single number, so that every evaluation finds the same ones flat */
+  bool flat_a = wide_a <= 1e-11 * corners->magnitude, flat_d = wide_d <= 1e-11 * corners->magnitude;
   for (int k = 0; k < corners->knot_count; k++) {
     int i = corners->knot[k];
     knots[k] = (knot){flat_a ? 0 : (corners->a[i] - corners->centre_a) / wide_a,

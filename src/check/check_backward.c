@@ -84,18 +84,22 @@ void back_box_free(back_box *box) { qb_arena_free(&box->arena); }
 /* ------------------------------------------------------------------------------------------------- weights and maps */
 
 /* A layer as sums over pairs of positions. A convolution reads position small * stride + tap * dilation - pad of its
- * input for position `small` of its output; a transposed one writes there. Matrices have one position. */
+ * input for position `small` of its output; a transposed one writes there. Matrices have one position. It is applied to
+ * `width` vectors at once, whose elements lie side by side. */
 typedef struct map {
   bool is_matrix;
+  int64_t width;
   int64_t small[3], large[3]; /* channels, height, width */
   int64_t group, rows;        /* rows a matrix is applied to */
   const qb_window *window;
 } map;
 
-static map map_of(const qb_graph *graph, const qb_linear *linear) {
+static map map_of(const qb_graph *graph, const qb_linear *linear, int64_t width) {
   const qb_node *node = &graph->nodes[linear->node];
   const qb_shape *x = &graph->values[node->inputs[0]].shape, *y = &graph->values[node->output].shape;
-  map m = {.is_matrix = node->op != QB_OP_CONV && node->op != QB_OP_CONV_TRANSPOSE, .group = linear->group};
+  map m = {.is_matrix = node->op != QB_OP_CONV && node->op != QB_OP_CONV_TRANSPOSE,
+           .width = width,
+           .group = linear->group};
   if (m.is_matrix) {
     m.small[0] = linear->out_channels;
     m.large[0] = linear->in_channels;
@@ -110,20 +114,31 @@ static map map_of(const qb_graph *graph, const qb_linear *linear) {
   return m;
 }
 
+static void add_multiple(double w, const double *restrict from, double *restrict to, int64_t count) {
+  for (int64_t i = 0; i < count; i++)
+    to[i] += w * from[i];
+}
+
+static bool is_zero(const double *x, int64_t count) {
+  for (int64_t i = 0; i < count; i++)
+    if (x[i] != 0)
+      return false;
+  return true;
+}
+
 /* to += W from or W^T from, with the weights (small, large of a group, kernel). */
 static void apply_matrix(const map *m, bool to_large, const double *w, const double *from, double *to) {
-  int64_t in = m->large[0], out = m->small[0];
+  int64_t in = m->large[0], out = m->small[0], width = m->width;
   for (int64_t o = 0; o < out; o++)
     for (int64_t r = 0; r < m->rows; r++) {
-      const double *line = w + o * in;
-      double sum = 0, factor = to_large ? from[r * out + o] : 0;
-      if (to_large && factor != 0)
-        for (int64_t i = 0; i < in; i++)
-          to[r * in + i] += factor * line[i];
-      for (int64_t i = 0; !to_large && i < in; i++)
-        sum += line[i] * from[r * in + i];
-      if (!to_large)
-        to[r * out + o] += sum;
+      int64_t small = (r * out + o) * width, large = r * in * width;
+      if (to_large && is_zero(from + small, width))
+        continue;
+      for (int64_t i = 0; i < in; i++, large += width)
+        if (to_large)
+          add_multiple(w[o * in + i], from + small, to + large, width);
+        else
+          add_multiple(w[o * in + i], from + large, to + small, width);
     }
 }
 
@@ -134,7 +149,7 @@ static void inside(int64_t small, int64_t large, int64_t stride, int64_t shift, 
   *last = *last < small ? *last : small;
 }
 
-/* One tap from one small channel to one large channel or back. rows: small rows that are not all zero. */
+/* One tap from one small channel to one large channel or back, for some rows of the small one. */
 static void apply_tap(const map *m, bool to_large, double w, int64_t a, int64_t b, const int64_t rows[2],
                       const double *from, double *to) {
   const qb_window *v = m->window;
@@ -144,32 +159,38 @@ static void apply_tap(const map *m, bool to_large, double w, int64_t a, int64_t 
   inside(m->small[2], m->large[2], stride, shift_x, &x0, &x1);
   y0 = y0 < rows[0] ? rows[0] : y0;
   y1 = y1 > rows[1] ? rows[1] : y1;
-  for (int64_t y = y0; y < y1; y++) {
-    int64_t large = (y * v->stride[0] + shift_y) * m->large[2] + shift_x, small = y * m->small[2];
-    if (to_large && stride == 1)
-      for (int64_t x = x0; x < x1; x++)
-        to[large + x] += w * from[small + x];
-    else if (to_large)
-      for (int64_t x = x0; x < x1; x++)
-        to[large + x * stride] += w * from[small + x];
-    else
-      for (int64_t x = x0; x < x1; x++)
-        to[small + x] += w * from[large + x * stride];
+  int64_t step = stride == 1 ? x1 - x0 : 1; /* positions that follow one another on both sides */
+  for (int64_t y = y0; y < y1; y++)
+    for (int64_t x = x0; x < x1; x += step) {
+      int64_t large = ((y * v->stride[0] + shift_y) * m->large[2] + x * stride + shift_x) * m->width;
+      int64_t small = (y * m->small[2] + x) * m->width;
+      add_multiple(w, from + (to_large ? small : large), to + (to_large ? large : small), step * m->width);
+    }
+}
+
+/* All taps between two channels, a few rows at a time, which stay in the processor's cache. */
+static void apply_kernel(const map *m, bool to_large, const double *w, const int64_t rows[2], const double *from,
+                         double *to) {
+  enum { ROWS = 4 };
+  int64_t kernel[2] = {m->window->kernel[0], m->window->kernel[1]};
+  for (int64_t y = rows[0]; y < rows[1]; y += ROWS) {
+    int64_t some[2] = {y, y + ROWS < rows[1] ? y + ROWS : rows[1]};
+    for (int64_t tap = 0; tap < kernel[0] * kernel[1]; tap++)
+      if (w[tap] != 0)
+        apply_tap(m, to_large, w[tap], tap / kernel[1], tap % kernel[1], some, from, to);
   }
 }
 
 /* The rows of a small channel that are not zero. */
 static bool rows_in_use(const map *m, const double *channel, int64_t rows[2]) {
-  rows[0] = m->small[1];
-  rows[1] = 0;
-  for (int64_t y = 0; y < m->small[1]; y++)
-    for (int64_t x = 0; x < m->small[2]; x++)
-      if (channel[y * m->small[2] + x] != 0) {
-        rows[0] = y < rows[0] ? y : rows[0];
-        rows[1] = y + 1;
-        break;
-      }
-  return rows[1] > 0;
+  int64_t length = m->small[2] * m->width;
+  rows[0] = 0;
+  rows[1] = m->small[1];
+  while (rows[0] < rows[1] && is_zero(channel + rows[0] * length, length))
+    rows[0]++;
+  while (rows[0] < rows[1] && is_zero(channel + (rows[1] - 1) * length, length))
+    rows[1]--;
+  return rows[0] < rows[1];
 }
 
 static void apply_map(const map *m, bool to_large, const double *w, const double *from, double *to) {
@@ -177,20 +198,32 @@ static void apply_map(const map *m, bool to_large, const double *w, const double
     apply_matrix(m, to_large, w, from, to);
     return;
   }
-  int64_t small_area = m->small[1] * m->small[2], large_area = m->large[1] * m->large[2];
-  int64_t per_group = m->large[0] / m->group, kernel[2] = {m->window->kernel[0], m->window->kernel[1]};
+  int64_t small_area = m->small[1] * m->small[2] * m->width, large_area = m->large[1] * m->large[2] * m->width;
+  int64_t per_group = m->large[0] / m->group, kernel = (int64_t)m->window->kernel[0] * m->window->kernel[1];
   for (int64_t s = 0; s < m->small[0]; s++) {
     int64_t first = s / (m->small[0] / m->group) * per_group, rows[2] = {0, m->small[1]};
     if (to_large && !rows_in_use(m, from + s * small_area, rows))
       continue;
-    for (int64_t k = 0; k < per_group * kernel[0] * kernel[1]; k++) {
-      int64_t tap = k % (kernel[0] * kernel[1]), large = (first + k / (kernel[0] * kernel[1])) * large_area;
-      double weight = w[s * per_group * kernel[0] * kernel[1] + k];
-      if (weight != 0)
-        apply_tap(m, to_large, weight, tap / kernel[1], tap % kernel[1], rows,
-                  from + (to_large ? s * small_area : large), to + (to_large ? large : s * small_area));
+    for (int64_t k = 0; k < per_group; k++) {
+      int64_t small = s * small_area, large = (first + k) * large_area;
+      apply_kernel(m, to_large, w + (s * per_group + k) * kernel, rows, from + (to_large ? small : large),
+                   to + (to_large ? large : small));
     }
   }
+}
+
+/* The same for vectors one after the other: they are woven, and what comes out is added to `to`. `room` holds both. */
+static void apply_rows(const map *m, bool to_large, const double *w, const double *from, int64_t from_count, double *to,
+                       int64_t to_count, double *room) {
+  double *woven = room + to_count * m->width;
+  memset(room, 0, (size_t)(to_count * m->width) * sizeof *room);
+  for (int64_t i = 0; i < from_count; i++)
+    for (int64_t r = 0; r < m->width; r++)
+      woven[i * m->width + r] = from[r * from_count + i];
+  apply_map(m, to_large, w, woven, room);
+  for (int64_t i = 0; i < to_count; i++)
+    for (int64_t r = 0; r < m->width; r++)
+      to[r * to_count + i] += room[i * m->width + r];
 }
 
 /* ----------------------------------------------------------------------------------------- what a node needs, layers
@@ -213,7 +246,7 @@ static qb_status add_reach(back_box *box, qb_node_id id, int weights, int kind, 
   const qb_graph *graph = box->pair->pair->quantized;
   const back_layer *l = &box->pair->layers[id];
   const qb_node *node = &graph->nodes[id];
-  map m = map_of(graph, &l->linear);
+  map m = map_of(graph, &l->linear, 1);
   int64_t count = (int64_t)qb_shape_elements(&graph->values[l->linear.weight].shape);
   int64_t inputs = box->ranges->values[node->inputs[0]].count, outputs = box->ranges->values[node->output].count;
   double *w = qb_alloc((size_t)count, sizeof *w), *x = qb_alloc((size_t)inputs, sizeof *x);
@@ -272,11 +305,10 @@ static element element_of(const back_box *box, qb_node_id id, int64_t i) {
   return element_in(box, id, i, box->ranges->values[node->inputs[0]].at[i]);
 }
 
-/* An evaluation that rounds otherwise may find an element undecided that is decided here by little, and have made more
- * of it: so those are undecided, too. */
+/* Whether the element is decided in a range that is wider by the slack. */
 static bool is_undecided(const back_box *box, qb_node_id id, int64_t i) {
   triple t = box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]].at[i];
-  double x = 1e-6 * range_size(t.x) + DBL_MIN, q = 1e-6 * range_size(t.q) + DBL_MIN;
+  double x = box->slack * range_size(t.x), q = box->slack * range_size(t.q);
   t.x = (range){t.x.lo - x, t.x.hi + x};
   t.q = (range){t.q.lo - q, t.q.hi + q};
   return !element_in(box, id, i, t).decided;
@@ -443,7 +475,7 @@ static qb_status carry_layer(carried *c, qb_node_id id) {
   const back_layer *l = &c->box->pair->layers[id];
   const back_node *n = &c->box->nodes[id];
   qb_value_id x = graph->nodes[id].inputs[0], y = graph->nodes[id].output;
-  map m = map_of(graph, &l->linear);
+  map m = map_of(graph, &l->linear, c->rows);
   bool transposed = graph->nodes[id].op == QB_OP_CONV_TRANSPOSE, fresh;
   int64_t in = c->box->ranges->values[x].count, out = c->box->ranges->values[y].count;
   int64_t terms = 2 * (transposed ? m.large[0] : m.small[0]) / m.group * l->linear.kernel_area;
@@ -453,14 +485,16 @@ static qb_status carry_layer(carried *c, qb_node_id id) {
   double *to = carry_to(c, x, 0, terms, &fresh), *to_d = moves ? carry_to(c, x, 1, terms, &fresh) : NULL;
   if (to == NULL || (moves && to_d == NULL))
     return qb_fail_memory(c->error, graph->nodes[id].name, (size_t)(c->rows * in) * sizeof *to);
-  for (int64_t r = 0; r < c->rows; r++) {
-    if (a != NULL)
-      apply_map(&m, !transposed, l->weight[base], a + r * out, to + r * in);
-    if (d != NULL)
-      apply_map(&m, !transposed, l->weight[LAYER_MOVED], d + r * out, to + r * in);
-    if (moves)
-      apply_map(&m, !transposed, l->weight[LAYER_W_Q], d + r * out, to_d + r * in);
-  }
+  double *room = qb_alloc_uncleared((size_t)((in + out) * c->rows), sizeof *room);
+  if (room == NULL)
+    return qb_fail_memory(c->error, graph->nodes[id].name, (size_t)((in + out) * c->rows) * sizeof *room);
+  if (a != NULL)
+    apply_rows(&m, !transposed, l->weight[base], a, out, to, in, room);
+  if (d != NULL)
+    apply_rows(&m, !transposed, l->weight[LAYER_MOVED], d, out, to, in, room);
+  if (moves)
+    apply_rows(&m, !transposed, l->weight[LAYER_W_Q], d, out, to_d, in, room);
+  qb_free(room);
   if (a != NULL)
     settle_layer(c, &m, transposed, a, l->bias[base], n->reach[base], out, terms);
   if (d != NULL)

@@ -304,7 +304,8 @@ void lowest_slopes(const corners *c, double on_f, double on_d, double *slope_x, 
     wide_x = fmax(wide_x, fabs(c->x[i] - c->centre_x));
     wide_d = fmax(wide_d, fabs(c->d[i] - c->centre_d));
   }
-  bool flat_x = wide_x <= 1e-13 * c->size, flat_d = wide_d <= 1e-13 * c->size;
+  /* far more than what rounding makes of a single number */
+  bool flat_x = wide_x <= 1e-11 * c->size, flat_d = wide_d <= 1e-11 * c->size;
   for (int k = 0; k < c->knot_count; k++) {
     int i = c->knot[k];
     knots[k] = (knot){flat_x ? 0 : (c->x[i] - c->centre_x) / wide_x, flat_d ? 0 : (c->d[i] - c->centre_d) / wide_d,
