@@ -1,6 +1,8 @@
 /* One pass over the quantized graph; after each node the layerwise ranges limit what its rule found. */
 #include "bound/elementwise.h"
 
+#include <string.h>
+
 #include "base/alloc.h"
 #include "base/error.h"
 #include "bound/elementwise_internal.h"
@@ -11,8 +13,40 @@
 
 enum { WORTH_THREADS = 100000 }; /* elements */
 
-static qb_status create_state(qb_arena *arena, int64_t count, qb_elementwise_state *state, qb_error *error) {
+/* Numbers that no node reads any more are forgotten and their memory is used again: fresh pages cost more than most
+ * rules. */
+typedef struct storage {
+  bool keep;                   /* everything */
+  int32_t *readers;            /* (values) nodes that will still read it, and one more for an output */
+  qb_elementwise_state *spare; /* (spare_count) arrays with room for `count` */
+  int32_t spare_count;
+} storage;
+
+/* The smallest spare arrays with enough room. */
+static bool take_spare(storage *s, qb_elementwise_state *state) {
+  int32_t best = -1;
+  for (int32_t i = 0; i < s->spare_count; i++)
+    if (s->spare[i].room >= state->count && (best < 0 || s->spare[i].room < s->spare[best].room))
+      best = i;
+  if (best < 0)
+    return false;
+  memcpy(state->limit, s->spare[best].limit, sizeof state->limit);
+  state->room = s->spare[best].room;
+  s->spare[best] = s->spare[--s->spare_count];
+  return true;
+}
+
+static void release_state(storage *s, qb_elementwise_state *state) {
+  s->spare[s->spare_count++] = *state;
+  *state = (qb_elementwise_state){0};
+}
+
+static qb_status create_state(qb_arena *arena, storage *s, int64_t count, qb_elementwise_state *state,
+                              qb_error *error) {
   *state = (qb_elementwise_state){.count = count};
+  if (take_spare(s, state))
+    return QB_OK;
+  state->room = count;
   for (int k = 0; k < QB_ELEMENT_COUNT; k++) {
     state->limit[k] = qb_arena_alloc(arena, (size_t)count, sizeof *state->limit[k]);
     if (state->limit[k] == NULL)
@@ -23,45 +57,53 @@ static qb_status create_state(qb_arena *arena, int64_t count, qb_elementwise_sta
 
 /* -------------------------------------------------------------------------------------------------------- limits */
 
-/* What layerwise knows of one channel, in the units of the elementwise state. */
+/* What layerwise knows of one channel, in the units of the elementwise state, rounded outwards. */
 typedef struct channel_limits {
-  qb_interval x, x_q;
+  float lo, hi, lo_q, hi_q;
   float e, a, a_q;
 } channel_limits;
 
+/* A float >= x of any sign. */
+static float float_above(double x) {
+  float near = (float)x;
+  return (double)near < x ? nextafterf(near, INFINITY) : near;
+}
+
 static channel_limits read_limits(const qb_bound_state *range, int64_t c, int32_t exponent) {
   int32_t shift = range->exponent - exponent;
-  channel_limits l = {.x = qb_interval_scale(range->x[c], shift), .x_q = qb_interval_scale(range->x_q[c], shift)};
-  l.e = element_up(qb_up_scale(range->e[c], shift));
-  l.a = element_up(qb_interval_magnitude(l.x));
-  l.a_q = element_up(qb_interval_magnitude(l.x_q));
-  return l;
+  qb_interval x = qb_interval_scale(range->x[c], shift), x_q = qb_interval_scale(range->x_q[c], shift);
+  return (channel_limits){.lo = -float_above(-x.lo),
+                          .hi = float_above(x.hi),
+                          .lo_q = -float_above(-x_q.lo),
+                          .hi_q = float_above(x_q.hi),
+                          .e = element_up(qb_up_scale(range->e[c], shift)),
+                          .a = element_up(qb_interval_magnitude(x)),
+                          .a_q = element_up(qb_interval_magnitude(x_q))};
 }
 
 static inline float least(float a, float b) { return a < b ? a : b; }
+static inline float most(float a, float b) { return a > b ? a : b; }
+
+/* A float above the exact number that one addition and this product gave: 2^-22 pays for two roundings, 2^-149 for what
+ * underflows. */
+static inline float above(float x) { return x * (1 + 0x1p-22F) + 0x1p-149F; }
 
 /* The elements of one channel: each number by the channel's, then by the two others:
  * e <= max(x.hi - x'.lo, x'.hi - x.lo) with both ranges cut at +-a, a <= a' + e, a' <= a + e. Returns the largest
  * finite number. */
 static float limit_run(float *restrict e, float *restrict a, float *restrict q, int64_t count, channel_limits l) {
   float largest = 0;
-  double hi = l.x.hi, lo = l.x.lo, hi_q = l.x_q.hi, lo_q = l.x_q.lo;
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < count; i++) {
-    float ai = least(a[i], l.a), qi = least(q[i], l.a_q), ei = least(e[i], l.e);
-    double x = (double)ai, y = (double)qi;
-    double up = (x < hi ? x : hi) - (-y > lo_q ? -y : lo_q), down = (y < hi_q ? y : hi_q) - (-x > lo ? -x : lo);
-    double spread = up > down ? up : down;
-    spread = spread > 0 ? spread : 0;
-    ei = least(ei, (float)(spread * (1 + 0x1p-23) + 0x1p-149));
-    double step = (double)ei;
+    float x = least(a[i], l.a), y = least(q[i], l.a_q), ei = least(e[i], l.e);
+    float up = least(x, l.hi) - most(-y, l.lo_q), down = least(y, l.hi_q) - most(-x, l.lo);
+    float spread = most(most(up, down), 0);
+    ei = least(ei, above(spread));
     e[i] = ei;
-    a[i] = least(ai, (float)((y + step) * (1 + 0x1p-23) + 0x1p-149));
-    q[i] = least(qi, (float)((x + step) * (1 + 0x1p-23) + 0x1p-149));
-    float most = ai > qi ? ai : qi;
-    most = most > ei ? most : ei;
-    most = most < INFINITY ? most : 0;
-    largest = most > largest ? most : largest;
+    a[i] = least(x, above(y + ei));
+    q[i] = least(y, above(x + ei));
+    float own = most(most(x, y), ei);
+    largest = most(own < INFINITY ? own : 0, largest);
   }
   return largest;
 }
@@ -72,10 +114,10 @@ static float limit_state(const qb_bound_state *range, const qb_shape *shape, qb_
 #pragma omp parallel for schedule(static) reduction(max : largest) if (state->count > WORTH_THREADS)
   for (int64_t r = 0; r < runs; r++) {
     float *const *limit = state->limit;
-    float most = limit_run(limit[QB_ELEMENT_ERROR] + r * inner, limit[QB_ELEMENT_ORIGINAL] + r * inner,
-                           limit[QB_ELEMENT_QUANTIZED] + r * inner, inner,
-                           read_limits(range, r % range->channels, state->exponent));
-    largest = most > largest ? most : largest;
+    float own = limit_run(limit[QB_ELEMENT_ERROR] + r * inner, limit[QB_ELEMENT_ORIGINAL] + r * inner,
+                          limit[QB_ELEMENT_QUANTIZED] + r * inner, inner,
+                          read_limits(range, r % range->channels, state->exponent));
+    largest = own > largest ? own : largest;
   }
   return largest;
 }
@@ -134,10 +176,10 @@ static void evaluate(const element_call *call) {
 /* ---------------------------------------------------------------------------------------------------------- walk */
 
 /* Both networks read the same x. */
-static qb_status input_state(const qb_pair *pair, const qb_domain *domain, qb_elementwise *elementwise,
+static qb_status input_state(const qb_pair *pair, const qb_domain *domain, qb_elementwise *elementwise, storage *s,
                              qb_error *error) {
   qb_elementwise_state *state = &elementwise->states[pair->quantized->inputs[0]];
-  QB_TRY(create_state(&elementwise->arena, domain->count, state, error));
+  QB_TRY(create_state(&elementwise->arena, s, domain->count, state, error));
   for (int64_t i = 0; i < domain->count; i++)
     state->limit[QB_ELEMENT_ORIGINAL][i] = state->limit[QB_ELEMENT_QUANTIZED][i] =
         fmaxf(fabsf(domain->lo[i]), fabsf(domain->hi[i]));
@@ -159,7 +201,8 @@ static void adopt_exponent(const qb_bound_state *range, qb_elementwise_state *st
 }
 
 static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwise *layerwise,
-                            qb_elementwise *elementwise, qb_arena *scratch, element_buffer *buffer, qb_error *error) {
+                            qb_elementwise *elementwise, storage *s, qb_arena *scratch, element_buffer *buffer,
+                            qb_error *error) {
   const qb_node *node = &pair->quantized->nodes[id];
   const qb_bound_state *range = &layerwise->states[node->output];
   qb_elementwise_state *y = &elementwise->states[node->output];
@@ -171,19 +214,20 @@ static qb_status bound_node(const qb_pair *pair, qb_node_id id, const qb_layerwi
                        .node = node,
                        .original = pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]],
                        .states = elementwise->states,
+                       .last =
+                           s->keep || s->readers[node->inputs[0]] != 1 ? NULL : &elementwise->states[node->inputs[0]],
                        .y = y,
                        .shape = shape,
                        .scratch = scratch,
                        .buffer = buffer,
                        .error = error};
-  qb_linear linear;
   qb_arena_mark mark = qb_arena_get_mark(scratch);
-  QB_TRY(create_state(&elementwise->arena, (int64_t)qb_shape_elements(shape), y, error));
+  QB_TRY(create_state(&elementwise->arena, s, (int64_t)qb_shape_elements(shape), y, error));
   QB_TRY(element_rules[node->op](&call));
   if (call.from_ranges)
     adopt_exponent(range, y);
   evaluate(&call);
-  elementwise->convolutions += qb_graph_linear(pair->quantized, id, &linear) ? 5 : 0;
+  elementwise->convolutions += call.products;
   normalize(y, limit_state(range, shape, y));
   qb_arena_rewind(scratch, mark);
   return QB_OK;
@@ -196,33 +240,75 @@ static qb_magnitude largest_error(const qb_elementwise_state *state) {
   return qb_magnitude_scale(qb_magnitude_from_double((double)largest), state->exponent);
 }
 
+/* How often every value will be read. */
+static qb_status count_readers(const qb_pair *pair, qb_elementwise *elementwise, storage *s, qb_error *error) {
+  const qb_graph *graph = pair->quantized;
+  size_t values = (size_t)graph->value_count;
+  s->readers = qb_arena_alloc(&elementwise->arena, values, sizeof *s->readers);
+  s->spare = qb_arena_alloc(&elementwise->arena, values, sizeof *s->spare);
+  if (s->readers == NULL || s->spare == NULL)
+    return qb_fail_memory(error, "elementwise bound", values * sizeof *s->spare);
+  for (qb_node_id id = 0; id < graph->node_count; id++)
+    for (int32_t slot = 0; pair->value[graph->nodes[id].output] != QB_NONE && slot < graph->nodes[id].input_count;
+         slot++)
+      if (graph->nodes[id].inputs[slot] != QB_NONE)
+        s->readers[graph->nodes[id].inputs[slot]]++;
+  for (int32_t k = 0; k < graph->output_count; k++)
+    s->readers[graph->outputs[k]]++;
+  return QB_OK;
+}
+
+/* What the node was the last one to read. */
+static void release_inputs(const qb_pair *pair, const qb_node *node, qb_elementwise *elementwise, storage *s) {
+  for (int32_t slot = 0; pair->value[node->output] != QB_NONE && slot < node->input_count; slot++) {
+    qb_value_id v = node->inputs[slot];
+    if (v != QB_NONE && --s->readers[v] == 0 && !s->keep && elementwise->states[v].limit[0] != NULL)
+      release_state(s, &elementwise->states[v]);
+  }
+}
+
 static qb_status walk(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
-                      qb_elementwise *elementwise, qb_arena *scratch, element_buffer *buffer, qb_error *error) {
+                      qb_elementwise *elementwise, storage *s, qb_arena *scratch, element_buffer *buffer,
+                      qb_error *error) {
   const qb_graph *graph = pair->quantized;
   QB_TRY(qb_bound_check_environment(error));
   elementwise->states = qb_arena_alloc(&elementwise->arena, (size_t)graph->value_count, sizeof *elementwise->states);
   if (elementwise->states == NULL)
     return qb_fail_memory(error, "elementwise bound", (size_t)graph->value_count * sizeof *elementwise->states);
-  QB_TRY(input_state(pair, domain, elementwise, error));
-  for (qb_node_id id = 0; id < graph->node_count; id++)
-    QB_TRY(bound_node(pair, id, layerwise, elementwise, scratch, buffer, error));
+  QB_TRY(count_readers(pair, elementwise, s, error));
+  QB_TRY(input_state(pair, domain, elementwise, s, error));
+  for (qb_node_id id = 0; id < graph->node_count; id++) {
+    QB_TRY(bound_node(pair, id, layerwise, elementwise, s, scratch, buffer, error));
+    release_inputs(pair, &graph->nodes[id], elementwise, s);
+  }
   elementwise->bound = qb_magnitude_zero();
   for (int32_t k = 0; k < graph->output_count; k++)
     elementwise->bound = qb_magnitude_max(elementwise->bound, largest_error(&elementwise->states[graph->outputs[k]]));
   return QB_OK;
 }
 
-qb_status qb_elementwise_bound(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
-                               qb_elementwise *elementwise, qb_error *error) {
+static qb_status bound(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise, bool keep,
+                       qb_elementwise *elementwise, qb_error *error) {
   qb_arena scratch;
+  storage s = {.keep = keep};
   *elementwise = (qb_elementwise){0};
   qb_arena_init(&elementwise->arena);
   qb_arena_init(&scratch);
   element_buffer buffer = {NULL, 0};
-  qb_status status = walk(pair, domain, layerwise, elementwise, &scratch, &buffer, error);
+  qb_status status = walk(pair, domain, layerwise, elementwise, &s, &scratch, &buffer, error);
   qb_free(buffer.data);
   qb_arena_free(&scratch);
   return status;
+}
+
+qb_status qb_elementwise_bound(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
+                               qb_elementwise *elementwise, qb_error *error) {
+  return bound(pair, domain, layerwise, false, elementwise, error);
+}
+
+qb_status qb_elementwise_bound_kept(const qb_pair *pair, const qb_domain *domain, const qb_layerwise *layerwise,
+                                    qb_elementwise *elementwise, qb_error *error) {
+  return bound(pair, domain, layerwise, true, elementwise, error);
 }
 
 void qb_elementwise_free(qb_elementwise *elementwise) {

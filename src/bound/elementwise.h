@@ -3,7 +3,8 @@
  *
  * A weight pair is split into what both share and what each has alone, |w| = m + p and |w'| = m + q, where m =
  * min(|w|, |w'|) for equal signs and 0 for opposite ones. Then |w x - w' x'| <= m e + p a + q a', and the same five
- * products give a <- (m + p) a + |b| and a' <- (m + q) a' + |b'|. docs/bounds.md has the proof and the rounding. */
+ * products give a <- (m + p) a + |b| and a' <- (m + q) a' + |b'|. Dense convolutions take (p + q) max(a, a'): four
+ * products. docs/bounds.md has the proof and the rounding. */
 #ifndef QB_BOUND_ELEMENTWISE_H
 #define QB_BOUND_ELEMENTWISE_H
 
@@ -13,16 +14,17 @@ enum { QB_ELEMENT_ERROR, QB_ELEMENT_ORIGINAL, QB_ELEMENT_QUANTIZED, QB_ELEMENT_C
 
 /* Upper bounds of |x - x'|, |x| and |x'| of every element of one tensor, times 2^exponent. Infinity: nothing known. */
 typedef struct qb_elementwise_state {
-  int64_t count;
+  int64_t count, room; /* `room`: what the arrays could hold */
   int32_t exponent;
-  float *limit[QB_ELEMENT_COUNT]; /* (count) each; NULL for constants and values no output depends on */
+  float *limit[QB_ELEMENT_COUNT]; /* (count) each; NULL for constants, for values no output depends on, and where they
+                                   * were not kept */
 } qb_elementwise_state;
 
 typedef struct qb_elementwise {
   qb_arena arena;
   qb_elementwise_state *states; /* by value of the quantized graph */
   qb_magnitude bound;           /* >= sup |R(x) - R'(x)| over the domain, over all outputs and elements */
-  int32_t convolutions;         /* passes through linear layers: five for each layer */
+  int32_t convolutions;         /* passes through linear layers: four or five for each */
 } qb_elementwise;
 
 /* `layerwise` holds the finished layerwise bound of the same pair and domain; its ranges and errors per channel limit
@@ -32,6 +34,11 @@ typedef struct qb_elementwise {
 QB_MUST_CHECK qb_status qb_elementwise_bound(const qb_pair *pair, const qb_domain *domain,
                                              const qb_layerwise *layerwise, qb_elementwise *elementwise,
                                              qb_error *error);
+
+/* The same, and keeps the numbers of every tensor; else those of the outputs alone. */
+QB_MUST_CHECK qb_status qb_elementwise_bound_kept(const qb_pair *pair, const qb_domain *domain,
+                                                  const qb_layerwise *layerwise, qb_elementwise *elementwise,
+                                                  qb_error *error);
 void qb_elementwise_free(qb_elementwise *elementwise);
 
 #endif

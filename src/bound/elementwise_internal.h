@@ -19,7 +19,9 @@ typedef struct element_call {
   const qb_node *node;                /* of the quantized graph */
   const qb_node *original;            /* its partner or NULL */
   const qb_elementwise_state *states; /* by quantized value */
+  qb_elementwise_state *last; /* of input 0 where nobody else will read it, else NULL: its arrays may be taken */
   qb_elementwise_state *y;
+  int32_t products;      /* passes of a layer through its inputs, set by the rule of layers */
   bool from_ranges;      /* set by a rule that knows nothing: the exponent is to be that of the layerwise ranges */
   const qb_shape *shape; /* of the output */
   qb_arena *scratch;     /* emptied after the rule */

@@ -242,6 +242,7 @@ qb_status element_linear(element_call *call) {
     return qb_fail(call->error, QB_ERROR_UNSUPPORTED, "node '%s': the weight is not a constant", call->node->name);
   bool swapped = qb_bound_fault == QB_FAULT_EDGE_SWAPPED, single = call->node->op == QB_OP_CONV;
   call->y->exponent = x->exponent;
+  call->products = 5;
   read_geometry(call, &l);
   l.w = constant_data(call->pair->original, original.weight);
   l.w_q = constant_data(call->pair->quantized, l.linear.weight);

@@ -104,7 +104,7 @@ static double bound_and_search(const random_network *network, qb_rng *rng, sound
   qb_elementwise elementwise;
   error_search search;
   if (qb_layerwise_bound(&network->pair, &network->domain, &layerwise, &error) != QB_OK ||
-      qb_elementwise_bound(&network->pair, &network->domain, &layerwise, &elementwise, &error) != QB_OK)
+      qb_elementwise_bound_kept(&network->pair, &network->domain, &layerwise, &elementwise, &error) != QB_OK)
     fail_msg("%s", error.message);
   *bound = qb_magnitude_to_double(layerwise.bound);
   *check = (soundness){.pair = &network->pair, .layerwise = &layerwise, .elementwise = &elementwise};

@@ -164,7 +164,7 @@ static bool check_pair(const qb_pair *pair, const qb_domain *domain, qb_rng *rng
   *s = (soundness){.pair = pair};
   qb_status status = qb_layerwise_bound(pair, domain, &s->layerwise, &error);
   bool known = status == QB_OK;
-  if (known && (qb_elementwise_bound(pair, domain, &s->layerwise, &s->elementwise, &error) != QB_OK ||
+  if (known && (qb_elementwise_bound_kept(pair, domain, &s->layerwise, &s->elementwise, &error) != QB_OK ||
                 qb_bound_box(pair, domain, &s->box, &error) != QB_OK))
     fail_msg("%s", error.message);
   if (!known && status != QB_ERROR_UNSUPPORTED)

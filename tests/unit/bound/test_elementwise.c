@@ -35,7 +35,7 @@ static void begin(fixture *f, qb_graph graph, const float *changed, int64_t coun
 
 static void bound(fixture *f) {
   assert_int_equal(qb_layerwise_bound(&f->pair, &f->domain, &f->layerwise, NULL), QB_OK);
-  assert_int_equal(qb_elementwise_bound(&f->pair, &f->domain, &f->layerwise, &f->elementwise, NULL), QB_OK);
+  assert_int_equal(qb_elementwise_bound_kept(&f->pair, &f->domain, &f->layerwise, &f->elementwise, NULL), QB_OK);
 }
 
 static void release_bounds(fixture *f) {
@@ -213,7 +213,7 @@ static qb_status bound_once(void *context, qb_error *error) {
   qb_elementwise elementwise = {0};
   qb_status status = qb_layerwise_bound(&f->pair, &f->domain, &layerwise, error);
   if (status == QB_OK)
-    status = qb_elementwise_bound(&f->pair, &f->domain, &layerwise, &elementwise, error);
+    status = qb_elementwise_bound_kept(&f->pair, &f->domain, &layerwise, &elementwise, error);
   qb_elementwise_free(&elementwise);
   qb_layerwise_free(&layerwise);
   return status;
