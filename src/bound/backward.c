@@ -424,6 +424,15 @@ typedef struct upper_call {
   qb_error *error;
 } upper_call;
 
+static void copy_forms(const qb_walk *walk, double *to) {
+  qb_value_id input = walk->backward->pair->quantized->inputs[0];
+  size_t size = (size_t)(walk->rows * elements(walk->backward, input)) * sizeof *to;
+  if (walk->coefficient[0][input] == NULL)
+    memset(to, 0, size);
+  else
+    memcpy(to, walk->coefficient[0][input], size);
+}
+
 static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
   int64_t first = b * call->block, left = call->rows->count - first;
   int64_t n = elements(call->backward, call->backward->pair->quantized->inputs[0]);
@@ -435,10 +444,13 @@ static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
     call->missed += walk->rows;
     return QB_OK;
   }
+  walk->points = call->rows->points == NULL ? NULL : call->rows->points + first;
   walk->influence = call->influence == NULL ? NULL : call->influence + b * n;
   qb_status status = walk_back(walk, call->rows, first);
   if (status == QB_OK)
     evaluate(walk, call->upper + first, walk->influence);
+  if (status == QB_OK && call->rows->at_input != NULL)
+    copy_forms(walk, call->rows->at_input + first * n);
   if (status == QB_OK && call->rows->smear)
     remember_smear(walk, call->rows, first);
   empty(walk);

@@ -74,6 +74,7 @@ typedef struct qb_walk {
   qb_value_id start;             /* what the forms were over */
   const int64_t *element;        /* (rows) while they are unit rows: which element, else NULL */
   const double *sign;            /* (rows) */
+  const qb_box_result *points;   /* (rows) or NULL, see qb_rows */
   bool renamed;                  /* the last node only gave the rows another name */
   double **coefficient[2];       /* by value */
   size_t *capacity[2];           /* by value, of the coefficients' memory in doubles */

@@ -217,36 +217,48 @@ typedef struct row_view {
   double constant, lost;
 } row_view;
 
-/* The plane above A y + D (y' - y) of an unstable element as a whole. */
-static void apply_joint(row_view *row, int64_t i, const qb_corners *corners, const double reach[2]) {
-  qb_plane plane = qb_kink_plane(corners, row->a[i], row->d[i]);
+/* The plane above A y + D (y' - y) of an unstable element as a whole, lowest at `at` or, without it, at the centre. */
+static void apply_joint(row_view *row, int64_t i, const qb_corners *corners, const double *at, const double reach[2]) {
+  double a = row->a == NULL ? 0 : row->a[i], d = row->d[i];
+  qb_plane plane = at == NULL ? qb_kink_plane(corners, a, d) : qb_kink_plane_at(corners, a, d, at);
+  if (at != NULL && qb_backward_fault_planted == QB_BACKWARD_FAULT_TANGENT)
+    plane.constant = qb_kink_plane(corners, a, d).constant;
   relaxed joint = relax(plane.a, plane.d, plane.constant, reach);
   row->to_a[i] += joint.a;
   row->to_d[i] += joint.d;
   row->constant += joint.constant;
   row->lost += joint.reach;
-  row->a[i] = row->d[i] = 0;
+  row->d[i] = 0;
+  if (row->a != NULL)
+    row->a[i] = 0;
 }
 
-static void substitute_joint(const qb_walk *walk, qb_node_id id, row_view *row) {
+static double middle_of(const qb_box_track *t, int64_t i) { return 0.5 * t->lo[i] + 0.5 * t->hi[i]; }
+
+/* Elements that need both parts; with a point of its own for the planes of the row, all that are unstable. */
+static void substitute_joint(const qb_walk *walk, qb_node_id id, int64_t r, row_view *row) {
   const qb_backward_node *data = &walk->backward->nodes[id];
   qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
+  const qb_box_track *point = walk->points == NULL ? NULL : walk->points[r].states[x].track;
   for (int32_t k = 0; k < data->unstable_count; k++) {
     int64_t i = data->unstable[k];
-    const qb_corners *corners = &data->corners[row->d[i] < 0][k];
-    if (row->a[i] == 0 || row->d[i] == 0 || corners->count == 0)
+    double a = row->a == NULL ? 0 : row->a[i], d = row->d[i], at[2];
+    const qb_corners *corners = &data->corners[d < 0][k];
+    if (corners->count == 0 || (point == NULL ? a == 0 || d == 0 : a == 0 && d == 0))
       continue;
+    for (int part = 0; part < 2 && point != NULL; part++)
+      at[part] = middle_of(&point[part == 0 ? QB_TRACK_ORIGINAL : QB_TRACK_DIFFERENCE], i);
     double reach[2] = {qb_walk_reach(walk->backward, x, QB_TRACK_ORIGINAL, i),
                        qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i)};
-    apply_joint(row, i, corners, reach);
+    apply_joint(row, i, corners, point == NULL ? NULL : at, reach);
   }
 }
 
-static void substitute_row(const qb_walk *walk, qb_node_id id, row_view *row) {
+static void substitute_row(const qb_walk *walk, qb_node_id id, int64_t r, row_view *row) {
   const qb_backward_node *data = &walk->backward->nodes[id];
   int64_t n = walk->backward->box->states[walk->backward->pair->quantized->nodes[id].inputs[0]].count;
-  if (walk->joint && row->a != NULL && row->d != NULL)
-    substitute_joint(walk, id, row);
+  if (walk->joint && row->d != NULL && (row->a != NULL || walk->points != NULL))
+    substitute_joint(walk, id, r, row);
   if (row->a != NULL)
     qb_dense_substitute(n, row->a, &data->relaxed[qb_walk_track(walk, 0)], row->to_a, NULL, &row->constant, &row->lost);
   if (row->d != NULL)
@@ -292,7 +304,7 @@ qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id) {
                     .to_d = to_d == NULL ? NULL : to_d + r * n};
     if (walk->influence != NULL && walk->backward->smear[x] != NULL)
       add_influence(walk, id, row.a, row.d);
-    substitute_row(walk, id, &row);
+    substitute_row(walk, id, r, &row);
     walk->lost[r] += gamma * row.lost + DBL_MIN;
     qb_walk_add_constant(walk, r, row.constant);
   }

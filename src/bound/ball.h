@@ -13,6 +13,7 @@
 typedef struct qb_ball_settings {
   double hidden_work;     /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
   bool joint;             /* planes per output row: tighter; default true */
+  bool turn;              /* also with planes turned towards where each output's form is largest; default true */
   int64_t output;         /* when not negative: relax the difference of this output alone; default -1 */
   int64_t keep_slopes;    /* keep the slopes when there are not more of them; default 0 */
   bool decide;            /* also bound the margins of the largest output; default false */

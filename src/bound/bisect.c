@@ -40,7 +40,9 @@ typedef struct bisect_call {
 } bisect_call;
 
 qb_bisection_settings qb_bisection_settings_default(void) {
-  return (qb_bisection_settings){.ball = qb_ball_settings_default()};
+  qb_bisection_settings settings = {.ball = qb_ball_settings_default()};
+  settings.ball.turn = false; /* cuts gain more in the same time */
+  return settings;
 }
 
 static qb_interval meet(qb_interval a, qb_interval b) { return (qb_interval){fmax(a.lo, b.lo), fmin(a.hi, b.hi)}; }

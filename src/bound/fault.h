@@ -58,6 +58,7 @@ typedef enum qb_backward_fault {
   QB_BACKWARD_FAULT_FLOAT,         /* coefficients rounded to float32 and no gamma for it */
   QB_BACKWARD_FAULT_NARROWED,      /* the last element that planes let through is left out */
   QB_BACKWARD_FAULT_PATCH,         /* the last column of a form's patch over a convolution is left out */
+  QB_BACKWARD_FAULT_TANGENT,       /* a plane that was turned keeps the constant of the one at the centre */
   QB_BACKWARD_FAULT_COUNT
 } qb_backward_fault;
 

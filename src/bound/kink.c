@@ -279,19 +279,18 @@ static void lowest_slopes(const knot *knots, int count, bool flat_x, bool flat_y
   *q = flat_y ? 0 : slope;
 }
 
-qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
+qb_plane qb_kink_plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]) {
   knot knots[QB_KINK_CORNERS];
   double wide_a = 0, wide_d = 0, p, q;
   for (int i = 0; i < corners->count; i++) {
-    wide_a = qb_larger(wide_a, fabs(corners->a[i] - corners->centre_a));
-    wide_d = qb_larger(wide_d, fabs(corners->d[i] - corners->centre_d));
+    wide_a = qb_larger(wide_a, fabs(corners->a[i] - at[0]));
+    wide_d = qb_larger(wide_d, fabs(corners->d[i] - at[1]));
   }
   /* far more than what rounding makes of a single number, so that every evaluation finds the same ones flat */
   bool flat_a = wide_a <= 1e-11 * corners->magnitude, flat_d = wide_d <= 1e-11 * corners->magnitude;
   for (int k = 0; k < corners->knot_count; k++) {
     int i = corners->knot[k];
-    knots[k] = (knot){flat_a ? 0 : (corners->a[i] - corners->centre_a) / wide_a,
-                      flat_d ? 0 : (corners->d[i] - corners->centre_d) / wide_d,
+    knots[k] = (knot){flat_a ? 0 : (corners->a[i] - at[0]) / wide_a, flat_d ? 0 : (corners->d[i] - at[1]) / wide_d,
                       (on_f - on_d) * corners->f[i] + on_d * corners->g[i]};
   }
   lowest_slopes(knots, corners->knot_count, flat_a, flat_d, &p, &q);
@@ -300,4 +299,8 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
   double slope_a = flat_a ? 0 : qb_clamp(p / wide_a, -limit, limit);
   double slope_d = flat_d ? 0 : qb_clamp(q / wide_d, -limit, limit);
   return qb_kink_plane_with(corners, on_f, on_d, slope_a, slope_d);
+}
+
+qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
+  return qb_kink_plane_at(corners, on_f, on_d, (const double[2]){corners->centre_a, corners->centre_d});
 }

@@ -64,6 +64,9 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
 /* A plane above on_f f(a) + on_d (g(a + d) - f(a)) on the hexagon, lowest at the centre. */
 qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d);
 
+/* The same, lowest at another point of the hexagon. */
+qb_plane qb_kink_plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]);
+
 /* The plane above with given slopes and the smallest constant. */
 qb_plane qb_kink_plane_with(const qb_corners *corners, double on_f, double on_d, double slope_a, double slope_d);
 

@@ -38,7 +38,9 @@ typedef struct refine_call {
 } refine_call;
 
 qb_refine_settings qb_refine_settings_default(void) {
-  return (qb_refine_settings){.most_parts = 20000, .ball = qb_ball_settings_default()};
+  qb_refine_settings settings = {.most_parts = 20000, .ball = qb_ball_settings_default()};
+  settings.ball.turn = false; /* cuts gain more in the same time */
+  return settings;
 }
 
 int64_t qb_domain_free_inputs(const qb_domain *domain) {

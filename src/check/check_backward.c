@@ -525,9 +525,16 @@ static void bend_row(const carried *c, qb_node_id id, int64_t r, double *to, dou
       continue;
     double reach[2] = {carried_reach(c, node->inputs[0], 0, i), carried_reach(c, node->inputs[0], 1, i)};
     const corners *k = n->undecided[i] < 0 ? NULL : &n->corners[d < 0][n->undecided[i]];
-    if (c->joint && a != 0 && d != 0 && k != NULL && k->count > 0) {
+    bool turned = c->points != NULL && at_d != NULL;
+    if (c->joint && (turned || (a != 0 && d != 0)) && k != NULL && k->count > 0) {
       double slope_x, slope_d;
-      lowest_slopes(k, a, d, &slope_x, &slope_d);
+      corners here = *k;
+      if (turned) {
+        const triple *point = &c->points[r].values[node->inputs[0]].at[i];
+        here.centre_x = 0.5 * point->x.lo + 0.5 * point->x.hi;
+        here.centre_d = 0.5 * point->d.lo + 0.5 * point->d.hi;
+      }
+      lowest_slopes(&here, a, d, &slope_x, &slope_d);
       plane p = plane_above(k, a, d, slope_x, slope_d);
       take_plane(&p, 1, at, at_d, reach, t);
       continue;
@@ -572,6 +579,13 @@ static void read_top(const carried *c, double *top) {
   }
 }
 
+static void copy_forms(const carried *c, double *to) {
+  qb_value_id input = c->box->pair->pair->quantized->inputs[0];
+  size_t count = (size_t)(c->rows * c->box->ranges->values[input].count);
+  for (size_t i = 0; i < count; i++)
+    to[i] = c->at[0][input] == NULL ? 0 : c->at[0][input][i];
+}
+
 static qb_status walk_forms(carried *c, const forms *f, int64_t first) {
   const qb_graph *graph = c->box->pair->pair->quantized;
   int64_t n = c->box->ranges->values[f->value].count;
@@ -603,6 +617,7 @@ static qb_status top_of_block(back_box *box, const forms *f, int64_t first, doub
   size_t values = (size_t)box->pair->pair->quantized->value_count;
   carried c = {.box = box, .kind = f->kind, .joint = f->joint, .error = error};
   c.rows = f->count - first < BLOCK ? f->count - first : BLOCK;
+  c.points = f->points == NULL ? NULL : f->points + first;
   double **table = qb_alloc(2 * values, sizeof *table), *sums = qb_alloc(2 * BLOCK, sizeof *sums);
   qb_status status = QB_OK;
   if (table == NULL || sums == NULL) {
@@ -616,6 +631,8 @@ static qb_status top_of_block(back_box *box, const forms *f, int64_t first, doub
   }
   if (status == QB_OK)
     read_top(&c, top + first);
+  if (status == QB_OK && f->at_input != NULL)
+    copy_forms(&c, f->at_input + first * box->ranges->values[box->pair->pair->quantized->inputs[0]].count);
   for (size_t v = 0; table != NULL && v < 2 * values; v++)
     qb_free(table[v]);
   qb_free(table);

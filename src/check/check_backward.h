@@ -66,10 +66,16 @@ typedef struct forms {
   const int64_t *minus;   /* (count) less this one; NULL: less nothing */
   const double *sign;     /* (count) */
   bool joint;             /* planes above A y + D (y' - y) as a whole */
+  const walk *points; /* (count) planes of undecided elements are lowest at the middles there; NULL: at the centres */
+  double *at_input;   /* (count, inputs) receives what the forms become over the input; NULL: not asked for */
 } forms;
 
 /* top[i] is at least form i on the whole box. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status forms_top(back_box *box, const forms *f, double *top, qb_error *error);
+
+/* The same with planes that are turned towards where each form is largest (check_turn.c); forms of kind FORM_D, joint.
+ */
+QB_MUST_CHECK qb_status forms_top_turned(back_box *box, const forms *f, double *top, qb_error *error);
 
 /* Elements of `value` that some activation reading it leaves undecided; returns their number. */
 int64_t undecided_of(const back_box *box, qb_value_id value, int64_t *element);
@@ -87,6 +93,7 @@ typedef struct carried {
   back_box *box;
   int kind;
   bool joint;
+  const walk *points; /* (rows) or NULL */
   int64_t rows;
   double **at[2];
   double *constant, *lost; /* (rows) */

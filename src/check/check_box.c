@@ -70,9 +70,12 @@ static void free_forms(form_list *l) {
   qb_free(l->top);
 }
 
+/* Planes of single elements; planes above a form as a whole; these, turned towards where the form is largest. */
+typedef enum how_planes { PLANES_SINGLE, PLANES_JOINT, PLANES_TURNED } how_planes;
+
 /* Intersects what is known of some elements with what forms of a kind say. */
-static qb_status tighten(back_box *box, qb_value_id value, const int64_t *element, int64_t count, int kind, bool joint,
-                         qb_error *error) {
+static qb_status tighten(back_box *box, qb_value_id value, const int64_t *element, int64_t count, int kind,
+                         how_planes how, qb_error *error) {
   triple *at = box->ranges->values[value].at;
   form_list l;
   if (count == 0)
@@ -83,9 +86,10 @@ static qb_status tighten(back_box *box, qb_value_id value, const int64_t *elemen
     l.element[k] = element[k / 2];
     l.sign[k] = k % 2 == 0 ? 1 : -1;
   }
-  forms f = {value, kind, 2 * count, l.element, NULL, l.sign, joint};
+  forms f = {.value = value, .kind = kind, .count = 2 * count, .element = l.element, .sign = l.sign};
+  f.joint = how != PLANES_SINGLE;
   if (status == QB_OK)
-    status = forms_top(box, &f, l.top, error);
+    status = (how == PLANES_TURNED ? forms_top_turned : forms_top)(box, &f, l.top, error);
   for (int64_t k = 0; status == QB_OK && k < count; k++) {
     triple *t = &at[element[k]];
     range *r = kind == FORM_X ? &t->x : kind == FORM_Q ? &t->q : &t->d;
@@ -113,14 +117,14 @@ static qb_status tighten_undecided(back_box *box, qb_value_id value, qb_error *e
   if (element == NULL)
     return qb_fail_memory(error, "elements", (size_t)box->ranges->values[value].count * sizeof *element);
   int64_t count = undecided_of(box, value, element);
-  qb_status status = tighten(box, value, element, count, FORM_X, false, error);
+  qb_status status = tighten(box, value, element, count, FORM_X, PLANES_SINGLE, error);
   count = undecided_of(box, value, element);
   if (status == QB_OK)
-    status = tighten(box, value, element, count, FORM_D, false, error);
+    status = tighten(box, value, element, count, FORM_D, PLANES_SINGLE, error);
   count = undecided_of(box, value, element);
   count = keep_wide(box->ranges->values[value].at, element, count);
   if (status == QB_OK)
-    status = tighten(box, value, element, count, FORM_Q, false, error);
+    status = tighten(box, value, element, count, FORM_Q, PLANES_SINGLE, error);
   qb_free(element);
   return status;
 }
@@ -133,12 +137,25 @@ static qb_status tighten_outputs(const job *j, back_box *box, qb_value_id output
     return qb_fail_memory(error, "elements", (size_t)count * sizeof *element);
   for (int64_t k = 0; k < count; k++)
     element[k] = only >= 0 ? only : k;
-  qb_status status = only >= 0 ? QB_OK : tighten(box, output, element, count, FORM_X, true, error);
+  qb_status status = only >= 0 ? QB_OK : tighten(box, output, element, count, FORM_X, PLANES_JOINT, error);
   if (status == QB_OK)
-    status = tighten(box, output, element, count, FORM_D, true, error);
+    status = tighten(box, output, element, count, FORM_D, PLANES_JOINT, error);
   count = only >= 0 ? 0 : keep_wide(box->ranges->values[output].at, element, count);
   if (status == QB_OK)
-    status = tighten(box, output, element, count, FORM_Q, true, error);
+    status = tighten(box, output, element, count, FORM_Q, PLANES_JOINT, error);
+  qb_free(element);
+  return status;
+}
+
+/* The differences once more, with turned planes. */
+static qb_status turn_outputs(const job *j, back_box *box, qb_value_id output, qb_error *error) {
+  int64_t only = j->claim->only, count = only >= 0 ? 1 : j->outputs;
+  int64_t *element = qb_alloc((size_t)count, sizeof *element);
+  if (element == NULL)
+    return qb_fail_memory(error, "elements", (size_t)count * sizeof *element);
+  for (int64_t k = 0; k < count; k++)
+    element[k] = only >= 0 ? only : k;
+  qb_status status = tighten(box, output, element, count, FORM_D, PLANES_TURNED, error);
   qb_free(element);
   return status;
 }
@@ -165,7 +182,8 @@ static bool all_negative(const double *top, int64_t count) {
 
 static qb_status bound_margins(back_box *box, qb_value_id output, int kind, int64_t count, const form_list *l,
                                qb_error *error) {
-  forms f = {output, kind, count, l->element, l->minus, l->sign, true};
+  forms f = {.value = output, .kind = kind, .count = count, .element = l->element, .minus = l->minus, .sign = l->sign};
+  f.joint = true;
   return forms_top(box, &f, l->top + kind * count, error);
 }
 
@@ -211,6 +229,17 @@ static qb_status keeps_by_forms(const job *j, back_box *box, qb_value_id output,
 
 /* -------------------------------------------------------------------------------------------------------- one part */
 
+static bool numbers_fit(const job *j, const range *d) {
+  const box_claim *c = j->claim;
+  for (int64_t i = 0; i < j->outputs; i++) {
+    if ((c->only < 0 || c->only == i) && !(range_size(d[i]) <= c->bound))
+      return false;
+    if (c->output_count > 0 && !(c->outputs[i].lo <= d[i].lo && c->outputs[i].hi >= d[i].hi))
+      return false;
+  }
+  return true;
+}
+
 static qb_status bound_in(const job *j, int64_t limit, walk *w, back_box *box, knowledge *k, qb_error *error) {
   const qb_graph *graph = j->pair.pair->quantized;
   qb_value_id output = graph->outputs[0];
@@ -228,6 +257,11 @@ static qb_status bound_in(const job *j, int64_t limit, walk *w, back_box *box, k
     QB_TRY(tighten_outputs(j, box, output, error));
   for (int64_t i = 0; i < j->outputs; i++)
     k->d[i] = w->values[output].at[i].d;
+  if (by_forms && j->part_count == 1 && !numbers_fit(j, k->d)) {
+    QB_TRY(turn_outputs(j, box, output, error));
+    for (int64_t i = 0; i < j->outputs; i++)
+      k->d[i] = w->values[output].at[i].d;
+  }
   k->known = w->values[output].codes == NULL;
   snprintf(k->why, sizeof k->why, "the network's output holds integer codes");
   if (!j->claim->keeps)
@@ -299,18 +333,7 @@ static bool read_tree(job *j, int64_t *open) {
   return waiting == 0 && j->parts[c->cut_count - 1].axis < 0;
 }
 
-static bool fits(const job *j, const knowledge *k) {
-  const box_claim *c = j->claim;
-  if (c->keeps && !k->keeps)
-    return false;
-  for (int64_t i = 0; i < j->outputs; i++) {
-    if ((c->only < 0 || c->only == i) && !(range_size(k->d[i]) <= c->bound))
-      return false;
-    if (c->output_count > 0 && !(c->outputs[i].lo <= k->d[i].lo && c->outputs[i].hi >= k->d[i].hi))
-      return false;
-  }
-  return true;
-}
+static bool fits(const job *j, const knowledge *k) { return (!j->claim->keeps || k->keeps) && numbers_fit(j, k->d); }
 
 /* Why it does not. */
 static void explain(const job *j, const knowledge *k, char why[RECOMPUTED_WHY]) {
