@@ -64,8 +64,8 @@ static const struct argp_option certify_options[] = {
     {"around", KEY_AROUND, "DATA", 0,
      "Balls: also prove how far outputs can change around each of these inputs, see `qbound measure --help`", 0},
     {"radius", KEY_RADIUS, "R,..", 0,
-     "Radii of balls in the network's input units, or in steps of pixels: 3px is 3/255 before mean and std. Several "
-     "make a curve",
+     "Radii of balls in the network's input units (0.01, 8/255), or in steps of pixels: 3px is 3/255 before mean and "
+     "std. Several make a curve",
      0},
     {"timeout", KEY_TIMEOUT, "S", 0,
      "Seconds that one ball, or cutting up a box of ten inputs or fewer, may take (default 60). A larger network gets "
@@ -139,7 +139,19 @@ static double parse_confidence(struct argp_state *state, const char *text) {
   return confidence;
 }
 
-/* "1px,3px,0.01" */
+/* A number or a quotient of two, "8/255". */
+static double parse_quotient(struct argp_state *state, char *text) {
+  char *slash = strchr(text, '/');
+  if (slash == NULL)
+    return cli_parse_number(state, "--radius", text);
+  *slash = 0;
+  double above = cli_parse_number(state, "--radius", text), below = cli_parse_number(state, "--radius", slash + 1);
+  if (!(below > 0))
+    argp_error(state, "--radius: '%s/%s' divides by a number that is not positive", text, slash + 1);
+  return above / below;
+}
+
+/* "1px,3px,0.01,8/255" */
 static void parse_radii(struct argp_state *state, const char *list, certify_arguments *arguments) {
   int count = 0;
   for (const char *at = list; at != NULL; count++) {
@@ -149,7 +161,7 @@ static void parse_radii(struct argp_state *state, const char *list, certify_argu
     if (count == CLI_LIST)
       argp_error(state, "--radius: at most %d radii at once", CLI_LIST);
     snprintf(text, sizeof text, "%.*s", (int)(pixels ? length - 2 : length), at);
-    arguments->radii[count] = (qb_radius){cli_parse_number(state, "--radius", text), pixels};
+    arguments->radii[count] = (qb_radius){parse_quotient(state, text), pixels};
     if (arguments->radii[count].value < 0)
       argp_error(state, "--radius needs numbers from 0, not '%s'", text);
     at = at[length] == ',' ? at + length + 1 : NULL;

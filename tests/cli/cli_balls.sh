@@ -11,6 +11,7 @@ run certify digits.onnx digits8.onnx -o far.json --around digits:1 --radius 1000
 run certify digits.onnx digits8.onnx -o no.json --around digits:1 --radius -1 --preprocess unit
 run certify digits.onnx digits8.onnx -o no.json --around digits:1 --radius 1cm --preprocess unit
 run certify digits.onnx digits8.onnx -o no.json --around digits:1 --preprocess unit
+run certify digits.onnx digits8.onnx -o no.json --around digits:1 --radius 1/0 --preprocess unit
 run certify digits.onnx digits8.onnx -o no.json --radius 1px --preprocess unit
 run certify digits.onnx digits8.onnx -o no.json --preprocess unit --no-flip
 run certify digits.onnx digits8.onnx -o no.json --around digits:1 --radius 1 --timeout 0
@@ -29,7 +30,7 @@ done
 [ "$(json balls.3.index <both.json)" = 1 ] || fail "balls go centre by centre"
 holds "$(json balls.1.lower <both.json) <= $(json balls.1.bound <both.json)" "the two sides"
 holds "$(json balls.0.lower <both.json) >= 0.999 * $(json balls.0.bound <both.json)" "radius 0 is exact"
-"$QBOUND" certify mlp.onnx mlp8.onnx -o again.json --around digits:2:7 --radius 0,0.5px --domain 0,1 \
+"$QBOUND" certify mlp.onnx mlp8.onnx -o again.json --around digits:2:7 --radius 0/3,1/2px --domain 0,1 \
   --timeout 600 --method layerwise --threads 1 >/dev/null
 "$tool" drop timing <again.json >again.txt
 "$tool" drop timing <both.json | cmp - again.txt || fail "another number of threads, another certificate"
