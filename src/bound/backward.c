@@ -54,16 +54,6 @@ static void trace(qb_backward *backward, qb_node_id id) {
   backward->row_cost[node->output] = cost;
 }
 
-/* How often each value is read, outputs of the graph once more than that. */
-static void count_uses(const qb_graph *graph, int32_t *uses) {
-  for (qb_node_id id = 0; id < graph->node_count; id++)
-    for (int32_t i = 0; i < graph->nodes[id].input_count; i++)
-      if (graph->nodes[id].inputs[i] != QB_NONE)
-        uses[graph->nodes[id].inputs[i]]++;
-  for (int32_t k = 0; k < graph->output_count; k++)
-    uses[graph->outputs[k]] += 2;
-}
-
 /* The operand of a sum with a constant that has all its elements, else none. */
 static qb_value_id shifted_by_constant(const qb_graph *graph, const qb_node *node) {
   if (node->op != QB_OP_ADD || graph->values[node->inputs[0]].is_constant == graph->values[node->inputs[1]].is_constant)
@@ -73,25 +63,20 @@ static qb_value_id shifted_by_constant(const qb_graph *graph, const qb_node *nod
 }
 
 /* Sees through sums with constants, and finds the values that only kinked nodes read. */
-static qb_status look_ahead(qb_backward *backward, qb_error *error) {
+static void look_ahead(qb_backward *backward) {
   const qb_graph *graph = backward->pair->quantized;
-  int32_t *uses = qb_alloc((size_t)graph->value_count, sizeof *uses);
-  if (uses == NULL)
-    return qb_fail_memory(error, "backward relaxation", (size_t)graph->value_count * sizeof *uses);
-  count_uses(graph, uses);
   for (qb_value_id v = 0; v < graph->value_count; v++) {
+    int32_t readers = backward->reader_count[v];
     backward->ahead[v] = v;
-    backward->read_by_kinks[v] = uses[v] > 0 && uses[v] == backward->reader_count[v];
+    backward->read_by_kinks[v] = readers > 0 && qb_graph_use_count(graph, v) == readers;
   }
   for (qb_node_id id = graph->node_count - 1; id >= 0; id--) {
     qb_value_id y = graph->nodes[id].output, x = shifted_by_constant(graph, &graph->nodes[id]);
-    if (x != QB_NONE && uses[x] == 1) {
+    if (x != QB_NONE && qb_graph_use_count(graph, x) == 1) {
       backward->ahead[x] = backward->ahead[y];
       backward->read_by_kinks[x] = backward->read_by_kinks[y];
     }
   }
-  qb_free(uses);
-  return QB_OK;
 }
 
 /* Which kinked nodes read each value. */
@@ -143,7 +128,8 @@ static qb_status load(qb_backward *backward, qb_error *error) {
     QB_TRY(qb_backward_load_linear(backward, id, error));
   }
   QB_TRY(list_readers(backward, error));
-  return look_ahead(backward, error);
+  look_ahead(backward);
+  return QB_OK;
 }
 
 qb_status qb_backward_create(const qb_pair *pair, qb_backward **backward, qb_error *error) {

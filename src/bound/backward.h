@@ -49,8 +49,8 @@ QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *
 
 /* The same twice: then with planes that are lowest where both networks are half way from the middle of the box to where
  * the first form is largest. Each row gets the smaller bound. */
-qb_status qb_backward_upper_twice(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
-                                  qb_error *error);
+QB_MUST_CHECK qb_status qb_backward_upper_twice(qb_backward *backward, const qb_rows *rows, double *upper,
+                                                double *influence, qb_error *error);
 
 /* How many rows the last call left out because its deadline had passed. */
 int64_t qb_backward_missed(const qb_backward *backward);

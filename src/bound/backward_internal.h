@@ -22,7 +22,7 @@ typedef struct qb_layer_shape {
 /* A matrix layer between activations without the elements that no plane lets through: what is over them is zero. */
 typedef struct qb_narrow_layer {
   bool tried, ready;
-  int32_t *outs, *ins; /* (out_count), (in_count) the elements that are left; all inputs when ins is NULL */
+  int32_t *outs, *ins; /* (out_count), (in_count) the elements that are left */
   int32_t out_count, in_count;
   double *weight[QB_WEIGHT_COUNT]; /* (out_count, in_count) */
 } qb_narrow_layer;

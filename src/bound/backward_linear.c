@@ -1,5 +1,4 @@
 /* Linear forms through convolutions and matrix layers: coefficients times the transposed layer. */
-#include <cblas.h>
 #include <string.h>
 
 #include "base/alloc.h"

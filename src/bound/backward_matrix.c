@@ -113,11 +113,11 @@ static void unit_rows(const qb_walk *walk, const qb_backward_node *data, const q
     }
 }
 
-/* C = or += Y W, all in row order without gaps. */
-static void multiply(int64_t rows, int64_t outs, int64_t ins, const double *y, const double *w, bool add, double *c) {
+/* C += Y W, all in row order without gaps. */
+static void multiply(int64_t rows, int64_t outs, int64_t ins, const double *y, const double *w, double *c) {
   if (rows > 0 && outs > 0 && ins > 0)
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)ins, (int)outs, 1, y, (int)outs, w, (int)ins,
-                add ? 1 : 0, c, (int)ins);
+                1, c, (int)ins);
 }
 
 static qb_status narrow_rows(const qb_walk *walk, const qb_narrow_layer *narrow, const qb_layer_shape *s,
@@ -132,7 +132,7 @@ static qb_status narrow_rows(const qb_walk *walk, const qb_narrow_layer *narrow,
     for (int64_t r = 0; r < walk->rows; r++)
       for (int64_t o = 0; o < outs; o++)
         y[r * outs + o] = parts[k].rows[r * s->outputs + narrow->outs[o]];
-    multiply(walk->rows, outs, ins, y, narrow->weight[parts[k].weight], true, to);
+    multiply(walk->rows, outs, ins, y, narrow->weight[parts[k].weight], to);
   }
   for (int64_t r = 0; r < walk->rows; r++)
     for (int64_t i = 0; i < ins; i++)
@@ -154,6 +154,6 @@ qb_status qb_walk_matrix(const qb_walk *walk, qb_node_id id, const qb_layer_shap
   for (int k = 0; k < 2; k++)
     if (parts[k].rows != NULL)
       multiply(walk->rows * s->positions, s->channels[1], s->channels[0], parts[k].rows, data->weight[parts[k].weight],
-               true, c);
+               c);
   return QB_OK;
 }

@@ -4,7 +4,6 @@
  * the planes at the centres, the form's largest value lies at a corner x* of the box. The second form takes its planes
  * lowest at what both networks compute half way between the middle of the box and x*, one step of fictitious play. */
 #include <omp.h>
-#include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -86,7 +85,6 @@ qb_status qb_backward_upper_twice(qb_backward *backward, const qb_rows *rows, do
     some.sign = rows->sign == NULL ? NULL : rows->sign + first;
     some.dense = rows->dense == NULL ? NULL : rows->dense + first * backward->box->states[rows->value].count;
     some.at_input = forms;
-    memset(forms, 0, (size_t)(ROWS_AT_ONCE * n) * sizeof *forms);
     status = qb_backward_upper(backward, &some, upper + first, influence, error);
     bool all = backward->missed == 0;
     missed += backward->missed;

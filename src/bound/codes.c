@@ -3,18 +3,7 @@
 
 /* ------------------------------------------------------------------------------------------------------- readers */
 
-static bool moves_elements(qb_op op) {
-  switch (op) {
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT:
-  case QB_OP_TRANSPOSE: return true;
-  default: return false;
-  }
-}
+static bool moves_elements(qb_op op) { return qb_op_is_reshape(op) || op == QB_OP_TRANSPOSE; }
 
 const qb_node *qb_codes_source(const qb_graph *graph, qb_value_id value) {
   for (qb_node_id id = graph->values[value].producer; id != QB_NONE;) {

@@ -43,13 +43,6 @@ static const radius_claim *radius_of(const balls_claim *b, const ball_claim *bal
   return NULL;
 }
 
-static bool has_hash(const float *values, int64_t elements, const char *sha256) {
-  qb_hash hash;
-  char text[QB_HASH_TEXT];
-  return qb_hash_bytes(values, (size_t)elements * sizeof *values, &hash, NULL) == QB_OK &&
-         strcmp(qb_hash_print(&hash, text), sha256) == 0;
-}
-
 /* --------------------------------------------------------------------------------------------------------- one ball */
 
 /* All balls, one after the other. */
@@ -93,9 +86,9 @@ static qb_status find_box(balls_job *j, const ball_claim *ball, recomputed *why)
     say(why, true, true, "its centre or radius is not listed");
   else if (values == NULL)
     say(why, false, false, "its centre is not stored in the certificate: give its data with --data");
-  else if (!has_hash(values, j->b->elements, centre->sha256) && centre->values == NULL)
+  else if (!input_has_hash(values, j->b->elements, centre->sha256) && centre->values == NULL)
     say(why, false, false, "the data hold another input there: its SHA-256 is not that of the centre");
-  else if (!has_hash(values, j->b->elements, centre->sha256))
+  else if (!input_has_hash(values, j->b->elements, centre->sha256))
     say(why, true, true, "the SHA-256 of its centre is another");
   else if (!ball_box(j->b, values, radius->reach, j->lo, j->hi))
     say(why, true, true, "its centre lies outside the limits");
@@ -110,7 +103,7 @@ static qb_status recompute_ball(const balls_job *j, const ball_claim *ball, reco
     say(result, true, isfinite(ball->box.bound) || ball->box.keeps, "it claims something without saying how");
   } else if (strcmp(ball->box.method, "point") != 0) {
     return recompute_box(&ball->box, j->pair, j->lo, j->hi, result, j->error);
-  } else if (memcmp(j->lo, j->hi, (size_t)j->b->elements * sizeof *j->lo) != 0) {
+  } else if (!box_is_point(j->lo, j->hi, j->b->elements)) {
     say(result, true, true, "its method is for a single point, but its radius is not 0");
   } else {
     return recompute_point(&ball->box, j->pair, j->lo, result, j->error);

@@ -129,14 +129,21 @@ static qb_status tighten_undecided(back_box *box, qb_value_id value, qb_error *e
   return status;
 }
 
-/* The one output that counts, or all of them. */
+/* The one output that counts, or all of them; the caller frees *element. */
+static qb_status list_outputs(const job *j, int64_t **element, int64_t *count, qb_error *error) {
+  int64_t only = j->claim->only;
+  *count = only >= 0 ? 1 : j->outputs;
+  *element = qb_alloc((size_t)*count, sizeof **element);
+  if (*element == NULL)
+    return qb_fail_memory(error, "elements", (size_t)*count * sizeof **element);
+  for (int64_t k = 0; k < *count; k++)
+    (*element)[k] = only >= 0 ? only : k;
+  return QB_OK;
+}
+
 static qb_status tighten_outputs(const job *j, back_box *box, qb_value_id output, qb_error *error) {
-  int64_t only = j->claim->only, count = only >= 0 ? 1 : j->outputs;
-  int64_t *element = qb_alloc((size_t)count, sizeof *element);
-  if (element == NULL)
-    return qb_fail_memory(error, "elements", (size_t)count * sizeof *element);
-  for (int64_t k = 0; k < count; k++)
-    element[k] = only >= 0 ? only : k;
+  int64_t only = j->claim->only, count, *element;
+  QB_TRY(list_outputs(j, &element, &count, error));
   qb_status status = only >= 0 ? QB_OK : tighten(box, output, element, count, FORM_X, PLANES_JOINT, error);
   if (status == QB_OK)
     status = tighten(box, output, element, count, FORM_D, PLANES_JOINT, error);
@@ -149,12 +156,8 @@ static qb_status tighten_outputs(const job *j, back_box *box, qb_value_id output
 
 /* The differences once more, with turned planes. */
 static qb_status turn_outputs(const job *j, back_box *box, qb_value_id output, qb_error *error) {
-  int64_t only = j->claim->only, count = only >= 0 ? 1 : j->outputs;
-  int64_t *element = qb_alloc((size_t)count, sizeof *element);
-  if (element == NULL)
-    return qb_fail_memory(error, "elements", (size_t)count * sizeof *element);
-  for (int64_t k = 0; k < count; k++)
-    element[k] = only >= 0 ? only : k;
+  int64_t count, *element;
+  QB_TRY(list_outputs(j, &element, &count, error));
   qb_status status = tighten(box, output, element, count, FORM_D, PLANES_TURNED, error);
   qb_free(element);
   return status;

@@ -13,6 +13,12 @@ double evaluation_error(const qb_pair *pair, double n, double size, double lost)
   return add_up(mul_up(gamma, size), lost * ldexp(1, -149 + pair->rescaled_by));
 }
 
+static range widened(range x, double error) { return range_add(x, (range){-error, error}); }
+
+triple evaluated(triple t, double error, double error_q) {
+  return (triple){widened(t.x, error), widened(t.q, error_q), widened(t.d, add_up(error, error_q))};
+}
+
 typedef struct call {
   const walk *w;
   const qb_graph *graph;
@@ -130,6 +136,8 @@ static double error_at(const call *c, int64_t i, const triple *y, int k) {
 }
 
 static bool has_error(const qb_node *node) {
+  if (qb_op_is_reshape(node->op))
+    return false;
   switch (node->op) {
   case QB_OP_CONV:
   case QB_OP_CONV_TRANSPOSE:
@@ -141,12 +149,6 @@ static bool has_error(const qb_node *node) {
   case QB_OP_CONCAT:
   case QB_OP_PAD:
   case QB_OP_TRANSPOSE:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT:
   case QB_OP_QUANTIZE_LINEAR: return false;
   default: return true;
   }
@@ -156,8 +158,6 @@ static bool has_error(const qb_node *node) {
 static bool is_known(const qb_node *node) {
   return node->op != QB_OP_SIGMOID && node->op != QB_OP_TANH && node->op != QB_OP_SOFTMAX;
 }
-
-static range widened(range x, double error) { return range_add(x, (range){-error, error}); }
 
 static qb_status widen(walk *w, const call *c, cells *y) {
   pair_of_sizes *errors = qb_arena_alloc(&w->scratch, (size_t)y->count, sizeof *errors);
@@ -169,8 +169,7 @@ static qb_status widen(walk *w, const call *c, cells *y) {
       errors[cell].of[k] = fmax(errors[cell].of[k], error_at(c, i, &y->at[cell], k));
   }
   for (int64_t k = 0; k < y->count; k++)
-    y->at[k] = (triple){widened(y->at[k].x, errors[k].of[0]), widened(y->at[k].q, errors[k].of[1]),
-                        widened(y->at[k].d, add_up(errors[k].of[0], errors[k].of[1]))};
+    y->at[k] = evaluated(y->at[k], errors[k].of[0], errors[k].of[1]);
   return QB_OK;
 }
 

@@ -9,6 +9,9 @@
  * underflow; infinity where a partial result may overflow. */
 double evaluation_error(const qb_pair *pair, double n, double size, double lost);
 
+/* `t` with errors of that size in the original and in the quantized network. */
+triple evaluated(triple t, double error, double error_q);
+
 /* Widens the cells of a node's output, layers with weights apart (check_linear.c); false where it is not known how. */
 QB_MUST_CHECK qb_status cells_evaluate(walk *w, qb_node_id node, bool *known);
 

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "check/check_point.h"
 
-static bool is_point(const float *lo, const float *hi, int64_t elements) {
+bool box_is_point(const float *lo, const float *hi, int64_t elements) {
   return memcmp(lo, hi, (size_t)elements * sizeof *lo) == 0;
 }
 
@@ -18,7 +18,7 @@ static bool is_inside(const float *input, const float *lo, const float *hi, int6
   return true;
 }
 
-static bool has_hash(const float *input, int64_t elements, const char *sha256) {
+bool input_has_hash(const float *input, int64_t elements, const char *sha256) {
   qb_hash hash;
   char text[QB_HASH_TEXT];
   return qb_hash_bytes(input, (size_t)elements * sizeof *input, &hash, NULL) == QB_OK &&
@@ -28,15 +28,15 @@ static bool has_hash(const float *input, int64_t elements, const char *sha256) {
 /* The input that is claimed, or NULL and, in `own`, why nothing follows from it. */
 static const float *input_of(const input_claim *at, int64_t elements, const float *lo, const float *hi,
                              recomputed *own) {
-  const float *input = at->values != NULL ? at->values : lo != NULL && is_point(lo, hi, elements) ? lo : NULL;
+  const float *input = at->values != NULL ? at->values : lo != NULL && box_is_point(lo, hi, elements) ? lo : NULL;
   const char *why = NULL;
   *own = (recomputed){0};
-  if (at->values != NULL && !has_hash(input, elements, at->sha256))
+  if (at->values != NULL && !input_has_hash(input, elements, at->sha256))
     why = "the SHA-256 of the input is another";
   else if (at->values != NULL && lo != NULL && !is_inside(input, lo, hi, elements))
     why = "the input lies outside the box";
   own->known = own->refuted = why != NULL;
-  if (why == NULL && (lo == NULL || input == NULL || !has_hash(input, elements, at->sha256)))
+  if (why == NULL && (lo == NULL || input == NULL || !input_has_hash(input, elements, at->sha256)))
     why = lo == NULL ? "the box is not known" : "the input is not stored in the certificate";
   snprintf(own->why, sizeof own->why, "%s", why == NULL ? "" : why);
   return why == NULL ? input : NULL;

@@ -19,6 +19,10 @@ QB_MUST_CHECK qb_status judge_found(const found_claim *found, int64_t only, cons
                                     const float *lo, const float *hi, const char *where, found_verdict *verdict,
                                     qb_error *error);
 
+/* Whether all its inputs are one; whether an input has the hash of a certificate. */
+bool box_is_point(const float *lo, const float *hi, int64_t elements);
+bool input_has_hash(const float *input, int64_t elements, const char *sha256);
+
 /* "verified", "refuted", "unknown"; NULL when nothing was claimed. */
 const char *found_verdict_name(const found_verdict *verdict);
 

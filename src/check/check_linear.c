@@ -92,12 +92,6 @@ static double layer_error(const layer *l, double size, double bias) {
   return evaluation_error(l->w->pair, n + 2, add_up(mul_up(size, add_up(1, 2 * l->gamma)), fabs(bias)), n);
 }
 
-static triple evaluated(triple t, double error, double error_q) {
-  double both = add_up(error, error_q);
-  return (triple){range_add(t.x, (range){-error, error}), range_add(t.q, (range){-error_q, error_q}),
-                  range_add(t.d, (range){-both, both})};
-}
-
 static triple finish(const layer *l, const sums *s, int64_t channel) {
   range b = point(l->bias == NULL ? 0 : (double)l->bias[channel]);
   range b_q = point(l->bias_q == NULL ? 0 : (double)l->bias_q[channel]), moved = range_sub(b_q, b);

@@ -16,3 +16,15 @@ qb_op qb_op_find(const char *onnx_name, size_t length) {
       return (qb_op)op;
   return QB_OP_COUNT;
 }
+
+bool qb_op_is_reshape(qb_op op) {
+  switch (op) {
+  case QB_OP_FLATTEN:
+  case QB_OP_RESHAPE:
+  case QB_OP_SQUEEZE:
+  case QB_OP_UNSQUEEZE:
+  case QB_OP_IDENTITY:
+  case QB_OP_DROPOUT: return true;
+  default: return false;
+  }
+}

@@ -20,6 +20,9 @@ const char *qb_op_name(qb_op op);
 /* The operator of an ONNX name; QB_OP_COUNT when it is not supported. */
 qb_op qb_op_find(const char *onnx_name, size_t length);
 
+/* Operators that leave every element where it is: Flatten, Reshape, Squeeze, Unsqueeze, Identity, Dropout. */
+bool qb_op_is_reshape(qb_op op);
+
 /* From the quotient q of a value and its step to the code, zero point z. QuantizeLinear is the first; the others come
  * from networks that spell quantization as arithmetic (Mul, Round, Clip, Mul). */
 typedef enum qb_code_rounding {

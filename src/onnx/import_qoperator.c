@@ -219,10 +219,7 @@ qb_status qb_rule_qlinear_function(qb_import *in) {
 /* --------------------------------------------------------------------------------------- standard operators on codes
  */
 
-static bool moves_elements(qb_op op) {
-  return op == QB_OP_FLATTEN || op == QB_OP_RESHAPE || op == QB_OP_SQUEEZE || op == QB_OP_UNSQUEEZE ||
-         op == QB_OP_IDENTITY || op == QB_OP_DROPOUT || op == QB_OP_TRANSPOSE;
-}
+static bool moves_elements(qb_op op) { return qb_op_is_reshape(op) || op == QB_OP_TRANSPOSE; }
 
 const qb_node *qb_import_code_source(const qb_import *in, qb_value_id value) {
   for (qb_node_id n = in->graph->values[value].producer; n != QB_NONE;) {

@@ -39,19 +39,7 @@ qb_status qb_activation_settings_check(const qb_quantize_settings *settings, qb_
 
 /* -------------------------------------------------------------------------------------------------- which values */
 
-static bool is_rearrangement(qb_op op) {
-  switch (op) {
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT:
-  case QB_OP_TRANSPOSE:
-  case QB_OP_PAD: return true;
-  default: return false;
-  }
-}
+static bool is_rearrangement(qb_op op) { return qb_op_is_reshape(op) || op == QB_OP_TRANSPOSE || op == QB_OP_PAD; }
 
 static bool reads(const qb_node *node, qb_value_id value) {
   for (int32_t slot = 0; slot < node->input_count; slot++)

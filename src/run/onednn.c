@@ -18,18 +18,6 @@
 
 /* ------------------------------------------------------------------------------------------------------- building */
 
-static bool is_reshape(qb_op op) {
-  switch (op) {
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT: return true;
-  default: return false;
-  }
-}
-
 static qb_status build_reshape(onednn_engine *engine, const qb_node *node, qb_error *error) {
   qb_shape y = qb_run_shape(&engine->graph->values[node->output], engine->batch);
   dnnl_memory_desc_t md = onednn_plain_md(&y);
@@ -89,7 +77,7 @@ static qb_status finish_value(onednn_engine *engine, qb_value_id id, qb_error *e
 static qb_status build_node(onednn_engine *engine, qb_node_id id, qb_error *error) {
   const qb_node *node = &engine->graph->nodes[id];
   bool supported = false;
-  if (is_reshape(node->op)) {
+  if (qb_op_is_reshape(node->op)) {
     QB_TRY(build_reshape(engine, node, error));
     return finish_value(engine, node->output, error);
   }
