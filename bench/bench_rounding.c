@@ -2,10 +2,13 @@
  *
  *   bench_rounding MODEL CALIBRATION PREPROCESS SAMPLES NODE BITS STEPS PEAK
  *
- * Accumulates the layer's second moments (GFLOP/s, counting H alone, upper half), then solves the same rounding problem
- * with nearest, gptq, adaround by search and adaround by the published gradient solver (STEPS): CPU
- * seconds and objective |v(q) - t|_A^2 summed over rows. PEAK is what
- * bench_peak prints, GFLOP/s of the machine. */
+ * Accumulates the layer's second moments (GFLOP/s, counting H alone, upper half), beside it what the BLAS does on one
+ * product of that size per thread, then solves the same rounding problem with nearest, gptq, adaround by search and
+ * adaround by the published gradient solver (STEPS): CPU seconds and objective |v(q) - t|_A^2 summed over rows. PEAK is
+ * what bench_peak prints, GFLOP/s of the machine. */
+#include <cblas.h>
+#include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +61,30 @@ static qb_status add(void *context, const float *x, const float *xh, int64_t fir
   qb_gram_add(a->gram, x, xh, first, count);
   a->seconds += wall_seconds() - start;
   return QB_OK;
+}
+
+/* GFLOP/s of one product a thread, as large as those that second moments are made of, and nothing else. */
+static double product_rate(void) {
+  enum { SIDE = 512, TIMES = 6 };
+  double seconds = INFINITY;
+  float *block = qb_alloc((size_t)SIDE * QB_GRAM_COLUMNS, sizeof *block);
+  float *products = qb_alloc((size_t)SIDE * SIDE * (size_t)omp_get_max_threads(), sizeof *products);
+  if (block == NULL || products == NULL) {
+    fprintf(stderr, "bench_rounding: no memory\n");
+    exit(1);
+  }
+  for (size_t i = 0; i < (size_t)SIDE * QB_GRAM_COLUMNS; i++)
+    block[i] = (float)(i % 251) / 251.0F;
+  for (int k = 0; k < TIMES; k++) {
+    double start = wall_seconds();
+#pragma omp parallel
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, SIDE, SIDE, QB_GRAM_COLUMNS, 1, block, SIDE, block, SIDE, 0,
+                products + (size_t)omp_get_thread_num() * SIDE * SIDE, SIDE);
+    seconds = fmin(seconds, wall_seconds() - start);
+  }
+  qb_free(block);
+  qb_free(products);
+  return 2e-9 * SIDE * SIDE * QB_GRAM_COLUMNS * omp_get_max_threads() / seconds;
 }
 
 static double total(const qb_rounding *p, const qb_grid *grids, const int32_t *codes, double *rows) {
@@ -148,6 +175,8 @@ int main(int argc, char **argv) {
   double rate = 1e-9 * flops / a.seconds, peak = atof(argv[8]);
   printf("gram       %10.3f s, %.1f GFLOP/s, %.0f %% of the peak %.1f, gathering included\n", a.seconds, rate,
          100 * rate / peak, peak);
+  rate = product_rate();
+  printf("product    %23.1f GFLOP/s, %.0f %% of it\n", rate, 100 * rate / peak);
 
   qb_quantize_settings settings;
   qb_quantize_settings_default(&settings);
