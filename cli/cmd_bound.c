@@ -52,10 +52,7 @@ static const struct argp_option bound_options[] = {
     {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
      "Proved bounds: layerwise (default), elementwise, two_stage, interval, spectral, product, or all; spectral takes "
-     "minutes "
-     "for each "
-     "width of a "
-     "large network",
+     "minutes for each width of a large network",
      0},
     {0, 0, NULL, 0, "Conventions of the published bounds:", 1},
     {"bias", KEY_BIAS, "keep|drop", 0, "drop: leave biases out", 1},

@@ -55,8 +55,7 @@ static const struct argp_option certify_options[] = {
     {"box-row", KEY_BOX_ROW, "N", 0, "Row N, from 0, of a CSV with several boxes", 0},
     {"method", KEY_METHOD, "LIST", 0,
      "layerwise, elementwise, two_stage, interval, spectral, product, bisection, or all; the smallest bound counts "
-     "(default: "
-     "layerwise,interval,spectral,product, and bisection where ten inputs or fewer vary)",
+     "(default: layerwise,interval,spectral,product, and bisection where ten inputs or fewer vary)",
      0},
     {"output", KEY_OUTPUT, "K", 0, "Only output number K counts", 0},
     {"no-search", KEY_NO_SEARCH, NULL, 0, "Do not look for inputs with a large error: no lower bound", 0},
@@ -90,8 +89,7 @@ static const struct argp_option certify_options[] = {
      0},
     {"layerwise-statistics", KEY_LAYERWISE, NULL, 0,
      "With --statistical: how errors arise layer by layer, an estimate; for stochastic rounding also a guarantee "
-     "before "
-     "the draw",
+     "before the draw",
      0},
     {"reference", KEY_REFERENCE, NULL, 0, "For --statistical run plain loops in double precision (slow)", 0},
     {"labels", KEY_LABELS, "FILE", 0, "Labels of --statistical, where they are not found beside the data", 0},

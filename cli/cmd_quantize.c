@@ -69,8 +69,7 @@ static const struct argp_option quantize_options[] = {
      "How adaround is solved: tabu search (default), or the published relaxation (slow)", 0},
     {"equalize", KEY_EQUALIZE, "none|range|l1", 0,
      "Move factors between layers first, powers of two, exactly the same function: range makes ranges of weights "
-     "equal, "
-     "l1 makes bounds small (default: none)",
+     "equal, l1 makes bounds small (default: none)",
      0},
     {"bias-absorption", KEY_BIAS_ABSORPTION, NULL, 0,
      "Move biases that activations never cut into the next layer: mean - 3 deviations of BatchNorm, or the smallest "

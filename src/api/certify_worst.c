@@ -51,8 +51,7 @@ static qb_status parse_methods(const qb_certify_settings *settings, uint32_t *me
     if (found == 0)
       return qb_fail(error, QB_ERROR_ARGUMENT,
                      "'%s' is not a method or a list of methods: valid are layerwise, elementwise, two_stage, "
-                     "interval, "
-                     "spectral, product, bisection, all",
+                     "interval, spectral, product, bisection, all",
                      text);
     *methods |= found;
     at = at[length] == ',' ? at + length + 1 : NULL;

@@ -24,8 +24,7 @@ static qb_status check(const qb_page_work *work) {
   if (s->inputs < 0 || s->inputs > MOST_INPUTS || s->sensitivity_samples < 0 || s->batch < 1)
     return qb_fail(work->error, QB_ERROR_ARGUMENT,
                    "a report shows 0 to %d inputs (not %d), with 0 or more samples for sensitivity (not %d) in batches "
-                   "of "
-                   "1 or more (not %d)",
+                   "of 1 or more (not %d)",
                    MOST_INPUTS, s->inputs, s->sensitivity_samples, s->batch);
   if (work->model->source != NULL || work->other->source != NULL)
     return qb_fail(work->error, QB_ERROR_ARGUMENT,

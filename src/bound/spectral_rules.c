@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "bound/spectral_internal.h"
+#include "graph/lipschitz.h"
 #include "graph/quantizer.h"
 
 /* Output state of an elementwise function with the Lipschitz constant `slope`, the same in both networks. */
@@ -203,18 +204,6 @@ static int64_t window_pixels(const qb_window *w, const qb_shape *x, int64_t y_ou
   return count;
 }
 
-/* How many windows a pixel can lie in along one axis: ceil(k gcd(s, d) / s). */
-static double overlap(const qb_window *w, int axis) {
-  int64_t a = w->stride[axis], b = w->dilation[axis];
-  while (b != 0) {
-    int64_t t = a % b;
-    a = b;
-    b = t;
-  }
-  int64_t k = (int64_t)w->kernel[axis] * a, s = w->stride[axis];
-  return (double)((k + s - 1) / s);
-}
-
 /* Taps at output position `at` along an axis: those inside the image, or, where pads count, inside the padded one. */
 static int64_t taps_of(const qb_pool_attributes *pool, const qb_shape *x, int axis, int64_t at) {
   const qb_window *w = &pool->window;
@@ -251,7 +240,7 @@ static qb_status for_each_window(spectral_call *call, const qb_pool_attributes *
 static qb_status rule_max_pool(spectral_call *call) {
   const qb_window *window = &call->node->attributes.pool.window;
   QB_TRY(for_each_window(call, &call->node->attributes.pool, false));
-  double copies = root_up(overlap(window, 0) * overlap(window, 1));
+  double copies = root_up((double)qb_window_overlap(window));
   *call->y = (qb_spectral_state){.error = multiply_up(copies, call->x->error),
                                  .spread = multiply_up(copies, call->x->spread),
                                  .peak = call->x->peak};

@@ -293,8 +293,7 @@ static void add_statistical(const statistical_verdict *verdict, bool has_worst_c
   else
     snprintf(why, sizeof why,
              "%.250s%sthe statistical limits follow from the counts and errors in the file, which were measured and "
-             "are "
-             "not recomputed",
+             "are not recomputed",
              before, has_worst_case ? "; " : "");
   decide(report, verdict->refuted ? QB_CHECK_REFUTED : QB_CHECK_UNKNOWN, why);
 }

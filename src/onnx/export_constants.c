@@ -40,8 +40,7 @@ static qb_status constant_opset(qb_export *x, const qb_value *value) {
   if (x->settings->compat && codes->bits > 8 && codes->bits <= 16)
     return qb_fail(x->error, QB_ERROR_UNSUPPORTED,
                    "%s: weight '%s' has %d bits, which needs opset 21; without newer opsets (compat) at most 8 bits "
-                   "can "
-                   "be stored",
+                   "can be stored",
                    x->document->path, value->name, codes->bits);
   (void)find_carrier(codes, x->settings->compat, &since);
   return need_opset(x, since);

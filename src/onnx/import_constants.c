@@ -124,8 +124,7 @@ qb_status qb_import_floats(qb_import *in, const char *name, const qb_view *view,
     if (fabs(exact) > 3.5e38 || (exact == exact && (double)(float)exact != exact))
       return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                             "constant '%s' has type %s and its element %zu, %.17g, is not a float32 number; convert "
-                            "the "
-                            "model to float32 and look at what that changes",
+                            "the model to float32 and look at what that changes",
                             name, qb_dtype_name(view->dtype), i, exact);
     floats[i] = (float)exact;
   }

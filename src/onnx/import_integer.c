@@ -265,8 +265,8 @@ qb_status qb_rule_integer_sum(qb_import *in) {
   if (constant == NULL)
     return qb_import_fail(in, QB_ERROR_UNSUPPORTED,
                           "it reads sums of integer codes; only Cast, Add of a constant and Mul by a constant scale "
-                          "may "
-                          "follow ConvInteger and MatMulInteger (a scale that is computed is dynamic quantization)");
+                          "may follow ConvInteger and MatMulInteger (a scale that is computed is dynamic "
+                          "quantization)");
   const double *numbers;
   QB_TRY(channel_numbers(in, sum, constant, &numbers));
   return add ? add_to_sum(in, sum, numbers) : scale_sum(in, sum, numbers);

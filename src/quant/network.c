@@ -178,8 +178,7 @@ static qb_status check_absorption(const network_work *work, qb_error *error) {
     return QB_OK;
   return qb_fail(error, QB_ERROR_ARGUMENT,
                  "%s: bias absorption needs BatchNormalization statistics, which the file does not have, or "
-                 "calibration "
-                 "samples; give some, or do without",
+                 "calibration samples; give some, or do without",
                  work->original->name);
 }
 

@@ -43,10 +43,7 @@ static qb_page_rung *add_rung(qb_page_certificate *c, const char *kind, double l
   else if (fabs(log10) < 6)
     snprintf(rung->text, sizeof rung->text, "%.4g", pow(10, log10));
   else
-    snprintf(rung->text, sizeof rung->text,
-             "%.2f\xc2\xb7"
-             "10^%.0f",
-             pow(10, log10 - floor(log10)), floor(log10));
+    snprintf(rung->text, sizeof rung->text, "%.2f\302\26710^%.0f", pow(10, log10 - floor(log10)), floor(log10));
   return rung;
 }
 

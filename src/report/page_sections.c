@@ -201,8 +201,7 @@ void qb_page_section_layers(qb_text_writer *w, const qb_page *page) {
     write_layer(w, &page->layers[i], largest);
   close_table(w);
   qb_write_text(w, "<p class=\"soft\">Radius: largest l1 norm of a row of weights. Share of the bound: the layer's "
-                   "part of "
-                   "the layerwise bound before any cap. ");
+                   "part of the layerwise bound before any cap. ");
   if (page->sensitivity_images > 0)
     qb_write_format(w, "Sensitivity: mean change of the output on %lld inputs when this layer alone is quantized.",
                     (long long)page->sensitivity_images);

@@ -181,8 +181,7 @@ static qb_status find(qb_reproducing *r, const qb_study *study, const width resu
     snprintf(found, sizeof found, "some input errs by %.3g, proved", w->lower);
   return qb_reproduce_find(r, study->name, "no number to compare with",
                            "8 bits: prior 1e%.1f, Theorem 4.1 1e%.1f, Theorem 4.4 1e%.1f, best proof of the real "
-                           "network "
-                           "%.3g; %s; %lld images err by at most %.3g",
+                           "network %.3g; %s; %lld images err by at most %.3g",
                            w->prior, w->general, w->cnn, pow(10, w->best), found, (long long)w->images, w->measured);
 }
 
