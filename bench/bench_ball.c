@@ -1,9 +1,10 @@
 /* What a ball costs and how wide it comes out: weights of 8 bits, boxes of PIXELS/255 around the 30 digits.
  *
- *   bench_ball MODEL [PIXELS [IMAGES [decide]]]
+ *   bench_ball MODEL [PIXELS [IMAGES [TURNS [decide]]]]
  *
  * Prints the median time of bounding every output (with `decide` also the decision), of as many images, and the mean
- * of the largest output difference. Data: $QBOUND_DATA, else ../shared/data. */
+ * of the largest output difference; planes are turned at most TURNS times (default: as a ball does). Data:
+ * $QBOUND_DATA, else ../shared/data. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,7 +65,7 @@ int main(int argc, char **argv) {
   qb_pair pair;
   qb_backward *backward;
   if (argc < 2 || images < 1 || images > IMAGES) {
-    fprintf(stderr, "usage: bench_ball MODEL [PIXELS [IMAGES [decide]]]\n");
+    fprintf(stderr, "usage: bench_ball MODEL [PIXELS [IMAGES [TURNS [decide]]]]\n");
     return 2;
   }
   read_digits(digits);
@@ -81,7 +82,8 @@ int main(int argc, char **argv) {
     qb_ball_settings settings = qb_ball_settings_default();
     qb_ball ball;
     double largest = 0, start = qb_clock_seconds();
-    settings.decide = argc > 4;
+    settings.turns = argc > 4 ? atoi(argv[4]) : settings.turns;
+    settings.decide = argc > 5;
     pixel_box(digits[i], radius, lo, hi);
     check(qb_bound_ball(backward, &domain, &settings, &ball, &failure));
     seconds[i] = qb_clock_seconds() - start;

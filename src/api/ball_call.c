@@ -213,6 +213,7 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
     proof->method = "relaxation";
     proof->keeps_top = ball.keeps_top && ball.count > 1;
     proof->hidden_skipped = ball.hidden_skipped;
+    proof->turns = ball.turns;
     status = copy_outputs(ball.difference, ball.original, ball.count, arena, proof, error);
     if (status == QB_OK)
       status = copy_relaxed(call->pair, ball.relaxed, arena, proof, error);
@@ -244,7 +245,7 @@ static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *d
   qb_refinement refined;
   settings.ball = relaxation_settings(call);
   settings.ball.keep_slopes = 0; /* parts are many: by the rule */
-  settings.ball.turn = false;    /* cuts gain more in the same time, and the check turns no plane of a part */
+  settings.ball.turns = 0;       /* cuts gain more in the same time, and the check turns no plane of a part */
   settings.timeout_seconds = call->budget.seconds;
   settings.enough = enough;
   settings.threads = call->threads;

@@ -186,6 +186,8 @@ bool qb_backward_precedes_kink(const qb_backward *backward, qb_value_id value) {
 
 int64_t qb_backward_missed(const qb_backward *backward) { return backward->missed; }
 
+int32_t qb_backward_turns(const qb_backward *backward) { return backward->turns; }
+
 double qb_backward_row_cost(const qb_backward *backward, qb_value_id value) { return backward->row_cost[value]; }
 
 /* ------------------------------------------------------------------------------------------------------- the walk */
@@ -271,7 +273,7 @@ static qb_status substitute(qb_walk *walk, qb_node_id id) {
 }
 
 /* What is left are forms over the input, where x = x'. */
-static void evaluate(qb_walk *walk, double *upper, double *influence) {
+void qb_walk_upper(const qb_walk *walk, double *upper) {
   qb_value_id input = walk->backward->pair->quantized->inputs[0];
   const qb_box_track *x = &walk->backward->box->states[input].track[QB_TRACK_ORIGINAL];
   int64_t n = elements(walk->backward, input);
@@ -281,12 +283,20 @@ static void evaluate(qb_walk *walk, double *upper, double *influence) {
     double sum = 0, magnitude = 0;
     if (c != NULL)
       qb_dense_range(n, c + r * n, x->lo, x->hi, &sum, &magnitude);
-    for (int64_t i = 0; c != NULL && influence != NULL && i < n; i++)
-      influence[i] += fabs(c[r * n + i]) * (x->hi[i] - x->lo[i]);
     magnitude += fabs(walk->constant[r]);
     double lost = walk->lost[r] * (1 + 0x1p-20) + gamma * magnitude * (1 + 0x1p-20) + DBL_MIN;
     upper[r] = qb_up(qb_up(sum + walk->constant[r]) + lost);
   }
+}
+
+static void add_influence(const qb_walk *walk) {
+  qb_value_id input = walk->backward->pair->quantized->inputs[0];
+  const qb_box_track *x = &walk->backward->box->states[input].track[QB_TRACK_ORIGINAL];
+  const double *c = walk->coefficient[0][input];
+  int64_t n = elements(walk->backward, input);
+  for (int64_t r = 0; c != NULL && r < walk->rows; r++)
+    for (int64_t i = 0; i < n; i++)
+      walk->influence[i] += fabs(c[r * n + i]) * (x->hi[i] - x->lo[i]);
 }
 
 static qb_status start(qb_walk *walk, const qb_rows *rows, int64_t first) {
@@ -305,7 +315,7 @@ static qb_status start(qb_walk *walk, const qb_rows *rows, int64_t first) {
   return QB_OK;
 }
 
-static qb_status walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
+qb_status qb_walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
   const qb_graph *graph = walk->backward->pair->quantized;
   walk->start = rows->value;
   walk->element = NULL;
@@ -337,7 +347,7 @@ static void remember_smear(const qb_walk *walk, const qb_rows *rows, int64_t fir
   }
 }
 
-static void empty(qb_walk *walk) {
+void qb_walk_empty(qb_walk *walk) {
   for (qb_value_id v = 0; v < walk->backward->pair->quantized->value_count; v++)
     drop(walk, v);
   for (int64_t r = 0; r < walk->rows; r++)
@@ -346,7 +356,7 @@ static void empty(qb_walk *walk) {
 
 static void end_walk(qb_walk *walk) {
   if (walk->coefficient[0] != NULL && walk->capacity[0] != NULL)
-    empty(walk);
+    qb_walk_empty(walk);
   for (int k = 0; k < QB_WALK_SPARES; k++)
     qb_free(walk->spare[k]);
   qb_free(walk->coefficient[0]);
@@ -406,17 +416,18 @@ typedef struct upper_call {
   int64_t block, blocks;     /* rows a block, number of blocks */
   double *upper, *influence; /* influence: (blocks, inputs) or NULL */
   int64_t missed;            /* rows */
+  int32_t turns;
   qb_status status;
   qb_error *error;
 } upper_call;
 
-static void copy_forms(const qb_walk *walk, double *to) {
-  qb_value_id input = walk->backward->pair->quantized->inputs[0];
-  size_t size = (size_t)(walk->rows * elements(walk->backward, input)) * sizeof *to;
-  if (walk->coefficient[0][input] == NULL)
-    memset(to, 0, size);
-  else
-    memcpy(to, walk->coefficient[0][input], size);
+static qb_status turn_block(upper_call *call, qb_walk *walk, int64_t first) {
+  int32_t turns = 0;
+  walk->influence = NULL; /* of the first forms alone */
+  qb_status status = qb_walk_turn(walk, call->rows, first, call->upper + first, &turns);
+#pragma omp critical(qb_backward_turn)
+  call->turns = turns > call->turns ? turns : call->turns;
+  return status;
 }
 
 static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
@@ -430,16 +441,17 @@ static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
     call->missed += walk->rows;
     return QB_OK;
   }
-  walk->points = call->rows->points == NULL ? NULL : call->rows->points + first;
   walk->influence = call->influence == NULL ? NULL : call->influence + b * n;
-  qb_status status = walk_back(walk, call->rows, first);
+  qb_status status = qb_walk_back(walk, call->rows, first);
   if (status == QB_OK)
-    evaluate(walk, call->upper + first, walk->influence);
-  if (status == QB_OK && call->rows->at_input != NULL)
-    copy_forms(walk, call->rows->at_input + first * n);
+    qb_walk_upper(walk, call->upper + first);
+  if (status == QB_OK && walk->influence != NULL)
+    add_influence(walk);
   if (status == QB_OK && call->rows->smear)
     remember_smear(walk, call->rows, first);
-  empty(walk);
+  if (status == QB_OK && call->rows->turns > 0)
+    status = turn_block(call, walk, first);
+  qb_walk_empty(walk);
   return status;
 }
 
@@ -496,5 +508,6 @@ qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *
     add_influences(&call, influence);
   qb_free(call.influence);
   backward->missed = call.missed;
+  backward->turns = call.turns;
   return call.status;
 }

@@ -29,15 +29,14 @@ typedef struct qb_rows {
   qb_value_id value; /* of the quantized graph */
   int track;         /* QB_TRACK_*: which of x, x', x' - x the forms are over */
   int64_t count;
-  const int64_t *element;      /* (count) unit rows: sign[i] times this element; NULL for dense rows */
-  const double *sign;          /* (count) */
-  const double *dense;         /* (count, elements of value) when element is NULL */
-  bool joint;                  /* planes for A y + D (y' - y) as a whole, per row: tighter and slower */
-  bool smear;                  /* of unit rows: remember how much of each element's width is each input's */
-  const qb_box_result *points; /* (count) with `joint`: planes of undecided elements are lowest at the middles of these
-                                  boxes; NULL: at the centres of the hexagons */
-  double *at_input;            /* (count, input elements) receives the forms over the input unless it is NULL */
-  double deadline;             /* of qb_clock_seconds, 0: none. Rows that were not begun by then get infinity */
+  const int64_t *element; /* (count) unit rows: sign[i] times this element; NULL for dense rows */
+  const double *sign;     /* (count) */
+  const double *dense;    /* (count, elements of value) when element is NULL */
+  bool joint;             /* planes for A y + D (y' - y) as a whole, per row: tighter and slower */
+  bool smear;             /* of unit rows: remember how much of each element's width is each input's */
+  int32_t turns;          /* with `joint`, of differences: so often, as long as it pays, form each row once more with
+                             planes that are lowest nearer to where it was largest. Each row gets its smallest bound */
+  double deadline;        /* of qb_clock_seconds, 0: none. Rows that were not begun by then get infinity */
 } qb_rows;
 
 /* upper[i] >= row i over the box, at least as large as any value it takes. When `influence` (input elements) is not
@@ -47,13 +46,11 @@ typedef struct qb_rows {
 QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                                           qb_error *error);
 
-/* The same twice: then with planes that are lowest where both networks are half way from the middle of the box to where
- * the first form is largest. Each row gets the smaller bound. */
-QB_MUST_CHECK qb_status qb_backward_upper_twice(qb_backward *backward, const qb_rows *rows, double *upper,
-                                                double *influence, qb_error *error);
-
 /* How many rows the last call left out because its deadline had passed. */
 int64_t qb_backward_missed(const qb_backward *backward);
+
+/* How often the last call turned planes, at most over its rows. */
+int32_t qb_backward_turns(const qb_backward *backward);
 
 /* Whether a form over the value crosses an activation on its way to the input; if not, intervals are as good. */
 bool qb_backward_crosses(const qb_backward *backward, qb_value_id value);

@@ -58,11 +58,18 @@ struct qb_backward {
   bool *read_by_kinks; /* (value_count) nothing else reads what it becomes */
   double **smear;      /* (value_count) NULL or (elements, inputs), see qb_rows; from box_arena */
   int64_t missed;      /* rows that the last call did not begin in time */
+  int32_t turns;       /* how often the last call turned the planes of some rows */
   qb_arena arena;      /* weights */
   qb_arena box_arena;  /* per box */
 };
 
 enum { QB_WALK_SPARES = 8 };
+
+/* Both networks at one input for each row of a block. */
+typedef struct qb_walk_points {
+  double **at[2]; /* by value: (rows, elements) of x of the original network and of x' - x */
+  qb_arena arena, scratch;
+} qb_walk_points;
 
 /* A block of rows on its way back. coefficient[0] is over x (or x' for forms of the quantized network),
  * coefficient[1] over x' - x; (rows, elements of value), NULL while zero. */
@@ -74,7 +81,7 @@ typedef struct qb_walk {
   qb_value_id start;             /* what the forms were over */
   const int64_t *element;        /* (rows) while they are unit rows: which element, else NULL */
   const double *sign;            /* (rows) */
-  const qb_box_result *points;   /* (rows) or NULL, see qb_rows */
+  qb_walk_points *points;        /* planes of undecided elements are lowest there; NULL: at the centres */
   bool renamed;                  /* the last node only gave the rows another name */
   double **coefficient[2];       /* by value */
   size_t *capacity[2];           /* by value, of the coefficients' memory in doubles */
@@ -101,6 +108,18 @@ double qb_walk_reach(const qb_backward *backward, qb_value_id value, int track, 
 
 /* The track that coefficient[part] is over. */
 int qb_walk_track(const qb_walk *walk, int part);
+
+/* Carries the rows from `first` on back to the input; bounds them there; forgets them. */
+qb_status qb_walk_back(qb_walk *walk, const qb_rows *rows, int64_t first);
+void qb_walk_upper(const qb_walk *walk, double *upper);
+void qb_walk_empty(qb_walk *walk);
+
+/* Carries the rows back again, with planes turned to where they were largest, and takes the smaller bounds; *turns is
+ * how often. walk->points is only set meanwhile. */
+qb_status qb_walk_turn(qb_walk *walk, const qb_rows *rows, int64_t first, double *upper, int32_t *turns);
+
+/* Fills walk->points with what both networks compute at `inputs` (rows, inputs) up to where the rows began. */
+qb_status qb_walk_evaluate(qb_walk *walk, const double *inputs);
 
 /* Substitutes the output of the node by its inputs. */
 qb_status qb_walk_linear(qb_walk *walk, qb_node_id id);

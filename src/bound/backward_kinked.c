@@ -233,13 +233,12 @@ static void apply_joint(row_view *row, int64_t i, const qb_corners *corners, con
     row->a[i] = 0;
 }
 
-static double middle_of(const qb_box_track *t, int64_t i) { return 0.5 * t->lo[i] + 0.5 * t->hi[i]; }
-
 /* Elements that need both parts; with a point of its own for the planes of the row, all that are unstable. */
 static void substitute_joint(const qb_walk *walk, qb_node_id id, int64_t r, row_view *row) {
   const qb_backward_node *data = &walk->backward->nodes[id];
   qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
-  const qb_box_track *point = walk->points == NULL ? NULL : walk->points[r].states[x].track;
+  const qb_walk_points *point = walk->points;
+  int64_t first = r * walk->backward->box->states[x].count;
   for (int32_t k = 0; k < data->unstable_count; k++) {
     int64_t i = data->unstable[k];
     double a = row->a == NULL ? 0 : row->a[i], d = row->d[i], at[2];
@@ -247,7 +246,7 @@ static void substitute_joint(const qb_walk *walk, qb_node_id id, int64_t r, row_
     if (corners->count == 0 || (point == NULL ? a == 0 || d == 0 : a == 0 && d == 0))
       continue;
     for (int part = 0; part < 2 && point != NULL; part++)
-      at[part] = middle_of(&point[part == 0 ? QB_TRACK_ORIGINAL : QB_TRACK_DIFFERENCE], i);
+      at[part] = point->at[part][x][first + i];
     double reach[2] = {qb_walk_reach(walk->backward, x, QB_TRACK_ORIGINAL, i),
                        qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i)};
     apply_joint(row, i, corners, point == NULL ? NULL : at, reach);

@@ -30,7 +30,7 @@ typedef struct ball_call {
 } ball_call;
 
 qb_ball_settings qb_ball_settings_default(void) {
-  return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .turn = true, .output = -1};
+  return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .turns = 1, .output = -1};
 }
 
 /* ----------------------------------------------------------------------------------------------- time and progress */
@@ -88,7 +88,8 @@ static void free_rows(row_buffer *rows) {
 typedef struct request {
   qb_value_id value;
   int track;
-  bool joint, turn;
+  bool joint;
+  int32_t turns;
   double deadline;
   double *influence;
   bool smear;
@@ -105,9 +106,11 @@ static qb_status ask(ball_call *call, const request *what, int64_t count, row_bu
                      .sign = rows->sign + first,
                      .joint = what->joint,
                      .smear = what->smear,
+                     .turns = what->turns,
                      .deadline = what->deadline};
-    QB_TRY((what->turn ? qb_backward_upper_twice : qb_backward_upper)(call->backward, &asked, rows->upper + first,
-                                                                      what->influence, call->error));
+    QB_TRY(qb_backward_upper(call->backward, &asked, rows->upper + first, what->influence, call->error));
+    int32_t turns = qb_backward_turns(call->backward);
+    call->ball->turns = turns > call->ball->turns ? turns : call->ball->turns;
     call->missed += qb_backward_missed(call->backward);
     QB_TRY(report(call, (what->track == QB_TRACK_DIFFERENCE ? 3 : 1) * cost * (double)asked.count));
   }
@@ -259,11 +262,12 @@ static void copy_track(const qb_box_state *state, int track, qb_interval *to) {
     to[i] = (qb_interval){state->track[track].lo[i], state->track[track].hi[i]};
 }
 
-/* Turning planes costs two more passes of the intervals and two more rows per output: within what hidden layers left.
+/* Turning planes costs both networks once more and two more rows per output, each time: within what hidden layers left.
  */
-static bool may_turn(const ball_call *call, qb_value_id output, int64_t count) {
-  double row = qb_backward_row_cost(call->backward, output);
-  return call->settings->turn && call->settings->joint && 20 * (double)count * row <= call->work_left;
+static int32_t affordable_turns(const ball_call *call, qb_value_id output, int64_t count) {
+  double work = 20 * (double)count * qb_backward_row_cost(call->backward, output);
+  double most = call->settings->joint ? floor(call->work_left / fmax(1, work)) : 0;
+  return most < call->settings->turns ? (int32_t)most : call->settings->turns;
 }
 
 /* The listed outputs on all tracks, or the difference alone. */
@@ -273,9 +277,9 @@ static qb_status tighten_outputs(ball_call *call, qb_value_id output, int64_t *e
     QB_TRY(tighten(call, &what, element, count));
   what.track = QB_TRACK_DIFFERENCE;
   what.influence = call->ball->influence;
-  what.turn = may_turn(call, output, count);
+  what.turns = affordable_turns(call, output, count);
   QB_TRY(tighten(call, &what, element, count));
-  what.turn = false;
+  what.turns = 0;
   what.track = QB_TRACK_QUANTIZED;
   what.influence = NULL;
   return all ? tighten(call, &what, element, keep_wide(&call->box->states[output], element, count)) : QB_OK;

@@ -13,7 +13,7 @@
 typedef struct qb_ball_settings {
   double hidden_work;     /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
   bool joint;             /* planes per output row: tighter; default true */
-  bool turn;              /* also with planes turned towards where each output's form is largest; default true */
+  int32_t turns;          /* so often planes are turned towards where each output's form is largest; default 1 */
   int64_t output;         /* when not negative: relax the difference of this output alone; default -1 */
   int64_t keep_slopes;    /* keep the slopes when there are not more of them; default 0 */
   bool decide;            /* also bound the margins of the largest output; default false */
@@ -38,6 +38,7 @@ typedef struct qb_ball {
   bool *relaxed;           /* (nodes of the quantized graph) undecided elements of its output were relaxed */
   int64_t slope_count;     /* 0 also when they were more than asked for */
   qb_slopes *slopes;       /* (slope_count) of the planes that forms were carried through */
+  int32_t turns;           /* how often planes were turned, at most over the outputs */
   int64_t from_interval;   /* outputs where plain intervals were the best on some side */
   double *influence;       /* (inputs) how much each input's width contributes to the relaxation of outputs */
   int64_t input_count;

@@ -41,7 +41,7 @@ typedef struct bisect_call {
 
 qb_bisection_settings qb_bisection_settings_default(void) {
   qb_bisection_settings settings = {.ball = qb_ball_settings_default()};
-  settings.ball.turn = false; /* cuts gain more in the same time */
+  settings.ball.turns = 0; /* cuts gain more in the same time */
   return settings;
 }
 

@@ -722,8 +722,8 @@ static qb_status start_at_domain(const qb_pair *pair, const qb_domain *domain, q
   return QB_OK;
 }
 
-static qb_status visit(const qb_pair *pair, qb_box_result *result, qb_node_id id, qb_arena *scratch, bool *refused,
-                       qb_error *error) {
+qb_status qb_bound_box_node(const qb_pair *pair, qb_node_id id, qb_box_result *result, qb_arena *scratch, bool *refused,
+                            qb_error *error) {
   const qb_graph *graph = pair->quantized;
   const qb_node *node = &graph->nodes[id];
   if (pair->value[node->output] == QB_NONE)
@@ -767,7 +767,7 @@ qb_status qb_bound_box_visited(const qb_pair *pair, const qb_domain *domain, qb_
   qb_status status = start_at_domain(pair, domain, result, error);
   bool refused = false;
   for (qb_node_id n = 0; status == QB_OK && !refused && n < pair->quantized->node_count; n++) {
-    status = visit(pair, result, n, &scratch, &refused, error);
+    status = qb_bound_box_node(pair, n, result, &scratch, &refused, error);
     if (status == QB_OK && !refused && visitor != NULL && pair->value[pair->quantized->nodes[n].output] != QB_NONE)
       status = visitor(context, result, n, error);
   }

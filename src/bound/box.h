@@ -36,6 +36,10 @@ QB_MUST_CHECK qb_status qb_bound_box(const qb_pair *pair, const qb_domain *domai
 typedef qb_status (*qb_box_visitor)(void *context, qb_box_result *result, qb_node_id node, qb_error *error);
 QB_MUST_CHECK qb_status qb_bound_box_visited(const qb_pair *pair, const qb_domain *domain, qb_box_visitor visit,
                                              void *context, qb_box_result *result, qb_error *error);
+/* The intervals of one node's output from those of its inputs; sets *refused, and result->why, without a rule.
+ * `scratch` is emptied. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_bound_box_node(const qb_pair *pair, qb_node_id node, qb_box_result *result,
+                                          qb_arena *scratch, bool *refused, qb_error *error);
 void qb_box_result_free(qb_box_result *result);
 
 /* Adds to the intervals of the node's output what float32 evaluation does there, where the pair asks for it

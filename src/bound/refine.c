@@ -39,7 +39,7 @@ typedef struct refine_call {
 
 qb_refine_settings qb_refine_settings_default(void) {
   qb_refine_settings settings = {.most_parts = 20000, .ball = qb_ball_settings_default()};
-  settings.ball.turn = false; /* cuts gain more in the same time */
+  settings.ball.turns = 0; /* cuts gain more in the same time */
   return settings;
 }
 

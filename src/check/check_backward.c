@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "check/check_map.h"
 
 enum { BLOCK = 16 };
 
@@ -81,163 +82,12 @@ qb_status back_box_begin(const back_pair *pair, walk *ranges, const slope_claim 
 
 void back_box_free(back_box *box) { qb_arena_free(&box->arena); }
 
-/* ------------------------------------------------------------------------------------------------- weights and maps */
-
-/* A layer as sums over pairs of positions. A convolution reads position small * stride + tap * dilation - pad of its
- * input for position `small` of its output; a transposed one writes there. Matrices have one position. It is applied to
- * `width` vectors at once, whose elements lie side by side. */
-typedef struct map {
-  bool is_matrix;
-  int64_t width;
-  int64_t small[3], large[3]; /* channels, height, width */
-  int64_t group, rows;        /* rows a matrix is applied to */
-  const qb_window *window;
-} map;
-
-static map map_of(const qb_graph *graph, const qb_linear *linear, int64_t width) {
-  const qb_node *node = &graph->nodes[linear->node];
-  const qb_shape *x = &graph->values[node->inputs[0]].shape, *y = &graph->values[node->output].shape;
-  map m = {.is_matrix = node->op != QB_OP_CONV && node->op != QB_OP_CONV_TRANSPOSE,
-           .width = width,
-           .group = linear->group};
-  if (m.is_matrix) {
-    m.small[0] = linear->out_channels;
-    m.large[0] = linear->in_channels;
-    m.rows = (int64_t)qb_shape_elements(x) / linear->in_channels;
-    return m;
-  }
-  m.window = &node->attributes.conv.window;
-  for (int k = 0; k < 3; k++) {
-    m.small[k] = node->op == QB_OP_CONV ? y->dims[k + 1] : x->dims[k + 1];
-    m.large[k] = node->op == QB_OP_CONV ? x->dims[k + 1] : y->dims[k + 1];
-  }
-  return m;
-}
-
-static void add_multiple(double w, const double *restrict from, double *restrict to, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
-    to[i] += w * from[i];
-}
-
-static bool is_zero(const double *x, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
-    if (x[i] != 0)
-      return false;
-  return true;
-}
-
-/* to += W from or W^T from, with the weights (small, large of a group, kernel). */
-static void apply_matrix(const map *m, bool to_large, const double *w, const double *from, double *to) {
-  int64_t in = m->large[0], out = m->small[0], width = m->width;
-  for (int64_t o = 0; o < out; o++)
-    for (int64_t r = 0; r < m->rows; r++) {
-      int64_t small = (r * out + o) * width, large = r * in * width;
-      if (to_large && is_zero(from + small, width))
-        continue;
-      for (int64_t i = 0; i < in; i++, large += width)
-        if (to_large)
-          add_multiple(w[o * in + i], from + small, to + large, width);
-        else
-          add_multiple(w[o * in + i], from + large, to + small, width);
-    }
-}
-
-/* The part [first, last) of positions of the small side for which a tap lies inside the large one. */
-static void inside(int64_t small, int64_t large, int64_t stride, int64_t shift, int64_t *first, int64_t *last) {
-  *first = shift < 0 ? (-shift + stride - 1) / stride : 0;
-  *last = large - shift <= 0 ? 0 : (large - shift + stride - 1) / stride;
-  *last = *last < small ? *last : small;
-}
-
-/* One tap from one small channel to one large channel or back, for some rows of the small one. */
-static void apply_tap(const map *m, bool to_large, double w, int64_t a, int64_t b, const int64_t rows[2],
-                      const double *from, double *to) {
-  const qb_window *v = m->window;
-  int64_t shift_y = a * v->dilation[0] - v->pad_begin[0], shift_x = b * v->dilation[1] - v->pad_begin[1];
-  int64_t stride = v->stride[1], y0, y1, x0, x1;
-  inside(m->small[1], m->large[1], v->stride[0], shift_y, &y0, &y1);
-  inside(m->small[2], m->large[2], stride, shift_x, &x0, &x1);
-  y0 = y0 < rows[0] ? rows[0] : y0;
-  y1 = y1 > rows[1] ? rows[1] : y1;
-  int64_t step = stride == 1 ? x1 - x0 : 1; /* positions that follow one another on both sides */
-  for (int64_t y = y0; y < y1; y++)
-    for (int64_t x = x0; x < x1; x += step) {
-      int64_t large = ((y * v->stride[0] + shift_y) * m->large[2] + x * stride + shift_x) * m->width;
-      int64_t small = (y * m->small[2] + x) * m->width;
-      add_multiple(w, from + (to_large ? small : large), to + (to_large ? large : small), step * m->width);
-    }
-}
-
-/* All taps between two channels, a few rows at a time, which stay in the processor's cache. */
-static void apply_kernel(const map *m, bool to_large, const double *w, const int64_t rows[2], const double *from,
-                         double *to) {
-  enum { ROWS = 4 };
-  int64_t kernel[2] = {m->window->kernel[0], m->window->kernel[1]};
-  for (int64_t y = rows[0]; y < rows[1]; y += ROWS) {
-    int64_t some[2] = {y, y + ROWS < rows[1] ? y + ROWS : rows[1]};
-    for (int64_t tap = 0; tap < kernel[0] * kernel[1]; tap++)
-      if (w[tap] != 0)
-        apply_tap(m, to_large, w[tap], tap / kernel[1], tap % kernel[1], some, from, to);
-  }
-}
-
-/* The rows of a small channel that are not zero. */
-static bool rows_in_use(const map *m, const double *channel, int64_t rows[2]) {
-  int64_t length = m->small[2] * m->width;
-  rows[0] = 0;
-  rows[1] = m->small[1];
-  while (rows[0] < rows[1] && is_zero(channel + rows[0] * length, length))
-    rows[0]++;
-  while (rows[0] < rows[1] && is_zero(channel + (rows[1] - 1) * length, length))
-    rows[1]--;
-  return rows[0] < rows[1];
-}
-
-static void apply_map(const map *m, bool to_large, const double *w, const double *from, double *to) {
-  if (m->is_matrix) {
-    apply_matrix(m, to_large, w, from, to);
-    return;
-  }
-  int64_t small_area = m->small[1] * m->small[2] * m->width, large_area = m->large[1] * m->large[2] * m->width;
-  int64_t per_group = m->large[0] / m->group, kernel = (int64_t)m->window->kernel[0] * m->window->kernel[1];
-  for (int64_t s = 0; s < m->small[0]; s++) {
-    int64_t first = s / (m->small[0] / m->group) * per_group, rows[2] = {0, m->small[1]};
-    if (to_large && !rows_in_use(m, from + s * small_area, rows))
-      continue;
-    for (int64_t k = 0; k < per_group; k++) {
-      int64_t small = s * small_area, large = (first + k) * large_area;
-      apply_kernel(m, to_large, w + (s * per_group + k) * kernel, rows, from + (to_large ? small : large),
-                   to + (to_large ? large : small));
-    }
-  }
-}
-
-/* The same for vectors one after the other: they are woven, and what comes out is added to `to`. `room` holds both. */
-static void apply_rows(const map *m, bool to_large, const double *w, const double *from, int64_t from_count, double *to,
-                       int64_t to_count, double *room) {
-  double *woven = room + to_count * m->width;
-  memset(room, 0, (size_t)(to_count * m->width) * sizeof *room);
-  for (int64_t i = 0; i < from_count; i++)
-    for (int64_t r = 0; r < m->width; r++)
-      woven[i * m->width + r] = from[r * from_count + i];
-  apply_map(m, to_large, w, woven, room);
-  for (int64_t i = 0; i < to_count; i++)
-    for (int64_t r = 0; r < m->width; r++)
-      to[r * to_count + i] += room[i * m->width + r];
-}
-
 /* ----------------------------------------------------------------------------------------- what a node needs, layers
  */
 
 static double size_of(const walk *ranges, qb_value_id value, int kind, int64_t i) {
   const triple *t = &ranges->values[value].at[i];
   return range_size(kind == FORM_X ? t->x : kind == FORM_Q ? t->q : t->d);
-}
-
-static int64_t channel_of_output(const map *m, bool transposed, int64_t i) {
-  int64_t area = m->is_matrix ? 1 : transposed ? m->large[1] * m->large[2] : m->small[1] * m->small[2];
-  int64_t channels = m->is_matrix ? m->small[0] : transposed ? m->large[0] : m->small[0];
-  return i / area % channels;
 }
 
 /* reach += |W| size + |bias| with one kind of weights (or without a bias). */
@@ -259,7 +109,7 @@ static qb_status add_reach(back_box *box, qb_node_id id, int weights, int kind, 
   if (status == QB_OK)
     apply_map(&m, transposed, w, x, reach);
   for (int64_t i = 0; status == QB_OK && bias && i < outputs; i++)
-    reach[i] += fabs(l->bias[weights][channel_of_output(&m, transposed, i)]);
+    reach[i] += fabs(l->bias[weights][map_channel(&m, transposed, i)]);
   qb_free(w);
   qb_free(x);
   return status;
@@ -453,7 +303,7 @@ static void settle_layer(carried *c, const map *m, bool transposed, const double
       double factor = rows[r * outputs + i];
       if (factor == 0)
         continue;
-      t.sum += factor * bias[channel_of_output(m, transposed, i)];
+      t.sum += factor * bias[map_channel(m, transposed, i)];
       t.size += fabs(factor) * reach[i];
     }
     t.terms += outputs;
@@ -525,14 +375,13 @@ static void bend_row(const carried *c, qb_node_id id, int64_t r, double *to, dou
       continue;
     double reach[2] = {carried_reach(c, node->inputs[0], 0, i), carried_reach(c, node->inputs[0], 1, i)};
     const corners *k = n->undecided[i] < 0 ? NULL : &n->corners[d < 0][n->undecided[i]];
-    bool turned = c->points != NULL && at_d != NULL;
+    bool turned = c->spots != NULL && at_d != NULL;
     if (c->joint && (turned || (a != 0 && d != 0)) && k != NULL && k->count > 0) {
       double slope_x, slope_d;
       corners here = *k;
       if (turned) {
-        const triple *point = &c->points[r].values[node->inputs[0]].at[i];
-        here.centre_x = 0.5 * point->x.lo + 0.5 * point->x.hi;
-        here.centre_d = 0.5 * point->d.lo + 0.5 * point->d.hi;
+        here.centre_x = c->spots->at[0][node->inputs[0]][r * count + i];
+        here.centre_d = c->spots->at[1][node->inputs[0]][r * count + i];
       }
       lowest_slopes(&here, a, d, &slope_x, &slope_d);
       plane p = plane_above(k, a, d, slope_x, slope_d);
@@ -563,7 +412,7 @@ static qb_status carry_bent(carried *c, qb_node_id id) {
 }
 
 /* What is left are forms over the input, where x = q. */
-static void read_top(const carried *c, double *top) {
+void carried_top(const carried *c, double *top) {
   qb_value_id input = c->box->pair->pair->quantized->inputs[0];
   const cells *x = &c->box->ranges->values[input];
   for (int64_t r = 0; r < c->rows; r++) {
@@ -579,14 +428,7 @@ static void read_top(const carried *c, double *top) {
   }
 }
 
-static void copy_forms(const carried *c, double *to) {
-  qb_value_id input = c->box->pair->pair->quantized->inputs[0];
-  size_t count = (size_t)(c->rows * c->box->ranges->values[input].count);
-  for (size_t i = 0; i < count; i++)
-    to[i] = c->at[0][input] == NULL ? 0 : c->at[0][input][i];
-}
-
-static qb_status walk_forms(carried *c, const forms *f, int64_t first) {
+qb_status carry_back(carried *c, const forms *f, int64_t first) {
   const qb_graph *graph = c->box->pair->pair->quantized;
   int64_t n = c->box->ranges->values[f->value].count;
   bool fresh;
@@ -613,11 +455,20 @@ static qb_status walk_forms(carried *c, const forms *f, int64_t first) {
   return QB_OK;
 }
 
+void carried_empty(carried *c) {
+  for (int part = 0; part < 2; part++)
+    for (qb_value_id v = 0; v < c->box->pair->pair->quantized->value_count; v++) {
+      qb_free(c->at[part][v]);
+      c->at[part][v] = NULL;
+    }
+  for (int64_t r = 0; r < c->rows; r++)
+    c->constant[r] = c->lost[r] = 0;
+}
+
 static qb_status top_of_block(back_box *box, const forms *f, int64_t first, double *top, qb_error *error) {
   size_t values = (size_t)box->pair->pair->quantized->value_count;
   carried c = {.box = box, .kind = f->kind, .joint = f->joint, .error = error};
   c.rows = f->count - first < BLOCK ? f->count - first : BLOCK;
-  c.points = f->points == NULL ? NULL : f->points + first;
   double **table = qb_alloc(2 * values, sizeof *table), *sums = qb_alloc(2 * BLOCK, sizeof *sums);
   qb_status status = QB_OK;
   if (table == NULL || sums == NULL) {
@@ -627,14 +478,14 @@ static qb_status top_of_block(back_box *box, const forms *f, int64_t first, doub
     c.at[1] = table + values;
     c.constant = sums;
     c.lost = sums + BLOCK;
-    status = walk_forms(&c, f, first);
+    status = carry_back(&c, f, first);
   }
   if (status == QB_OK)
-    read_top(&c, top + first);
-  if (status == QB_OK && f->at_input != NULL)
-    copy_forms(&c, f->at_input + first * box->ranges->values[box->pair->pair->quantized->inputs[0]].count);
-  for (size_t v = 0; table != NULL && v < 2 * values; v++)
-    qb_free(table[v]);
+    carried_top(&c, top + first);
+  if (status == QB_OK && f->turns > 0)
+    status = turn_forms(&c, f, first, top + first);
+  if (table != NULL && sums != NULL)
+    carried_empty(&c);
   qb_free(table);
   qb_free(sums);
   return status;

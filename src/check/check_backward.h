@@ -66,16 +66,11 @@ typedef struct forms {
   const int64_t *minus;   /* (count) less this one; NULL: less nothing */
   const double *sign;     /* (count) */
   bool joint;             /* planes above A y + D (y' - y) as a whole */
-  const walk *points; /* (count) planes of undecided elements are lowest at the middles there; NULL: at the centres */
-  double *at_input;   /* (count, inputs) receives what the forms become over the input; NULL: not asked for */
+  int32_t turns;          /* so often with turned planes as well (check_turn.c); forms of kind FORM_D, joint */
 } forms;
 
 /* top[i] is at least form i on the whole box. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status forms_top(back_box *box, const forms *f, double *top, qb_error *error);
-
-/* The same with planes that are turned towards where each form is largest (check_turn.c); forms of kind FORM_D, joint.
- */
-QB_MUST_CHECK qb_status forms_top_turned(back_box *box, const forms *f, double *top, qb_error *error);
 
 /* Elements of `value` that some activation reading it leaves undecided; returns their number. */
 int64_t undecided_of(const back_box *box, qb_value_id value, int64_t *element);
@@ -88,12 +83,17 @@ typedef struct tally {
   int64_t terms;
 } tally;
 
+/* Both networks at one input for each form: by value (rows, elements) of x and of d. */
+typedef struct spots {
+  double **at[2];
+} spots;
+
 /* A block of forms on its way. at[0] over x (or q), at[1] over d: (rows, elements) by value, NULL while zero. */
 typedef struct carried {
   back_box *box;
   int kind;
   bool joint;
-  const walk *points; /* (rows) or NULL */
+  const spots *spots; /* planes of undecided elements are lowest there; NULL: at the centres */
   int64_t rows;
   double **at[2];
   double *constant, *lost; /* (rows) */
@@ -110,6 +110,19 @@ double carried_reach(const carried *c, qb_value_id value, int part, int64_t i);
 /* Adds what a node gave to a form. Each coefficient and the constant are sums of at most t->terms terms, each rounded
  * at most 24 times before. */
 void settle(carried *c, int64_t row, const tally *t);
+
+/* Carries the forms from `first` on back to the input; their largest values; forgets them. */
+QB_MUST_CHECK qb_status carry_back(carried *c, const forms *f, int64_t first);
+void carried_top(const carried *c, double *top);
+void carried_empty(carried *c);
+
+/* Does so again with turned planes and keeps the smallest tops (check_turn.c). */
+QB_MUST_CHECK qb_status turn_forms(carried *c, const forms *f, int64_t first, double *top);
+
+/* What both networks compute at `inputs` (rows, inputs) in front of `value` (check_spots.c); everything is in `arena`.
+ */
+QB_MUST_CHECK qb_status spots_find(const carried *c, qb_value_id value, const double *inputs, spots *s,
+                                   qb_arena *arena);
 
 /* Every node that is neither a layer nor an activation. */
 QB_MUST_CHECK qb_status carry_links(carried *c, qb_node_id id);

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-enum { MOST_ELEMENTS = 1 << 28 };
+enum { MOST_ELEMENTS = 1 << 28, MOST_TURNS = 256 };
 
 typedef struct reader {
   const char *path;
@@ -143,8 +143,18 @@ qb_status found_read(const char *path, const json_t *object, int64_t elements, f
   return read_found(&(reader){path, arena, error}, object, elements, found);
 }
 
+/* Without the key: once, where the box was not cut up. */
+static qb_status read_turns(const reader *r, const json_t *turns, box_claim *box) {
+  int64_t count = box->cut_count > 0 ? 0 : 1;
+  if (turns != NULL && !integer(turns, 0, MOST_TURNS, &count))
+    return bad(r, "'turns'");
+  box->turns = (int32_t)count;
+  return QB_OK;
+}
+
 static qb_status read_witness(const reader *r, const json_t *object, box_claim *box) {
   QB_TRY(read_integers(r, json_object_get(object, "cuts"), -1, "'cuts'", &box->cut_count, &box->cuts));
+  QB_TRY(read_turns(r, json_object_get(object, "turns"), box));
   QB_TRY(read_integers(r, json_object_get(object, "relaxed"), 0, "'relaxed'", &box->relaxed_count, &box->relaxed));
   return read_slopes(r, json_object_get(object, "slopes"), box);
 }

@@ -30,6 +30,7 @@ typedef struct box_claim {
   int32_t *relaxed; /* (relaxed_count) nodes */
   int64_t slope_count;
   slope_claim *slopes; /* (slope_count) in order of node and element */
+  int32_t turns;       /* how often the planes of outputs were turned, at most */
 } box_claim;
 
 /* An input of the box. */

@@ -70,12 +70,13 @@ static void free_forms(form_list *l) {
   qb_free(l->top);
 }
 
-/* Planes of single elements; planes above a form as a whole; these, turned towards where the form is largest. */
-typedef enum how_planes { PLANES_SINGLE, PLANES_JOINT, PLANES_TURNED } how_planes;
+/* Planes of single elements; planes above a form as a whole; from there on these, turned so often towards where the
+ * form is largest. */
+enum { PLANES_SINGLE = -1, PLANES_JOINT = 0 };
 
 /* Intersects what is known of some elements with what forms of a kind say. */
 static qb_status tighten(back_box *box, qb_value_id value, const int64_t *element, int64_t count, int kind,
-                         how_planes how, qb_error *error) {
+                         int32_t turns, qb_error *error) {
   triple *at = box->ranges->values[value].at;
   form_list l;
   if (count == 0)
@@ -87,9 +88,10 @@ static qb_status tighten(back_box *box, qb_value_id value, const int64_t *elemen
     l.sign[k] = k % 2 == 0 ? 1 : -1;
   }
   forms f = {.value = value, .kind = kind, .count = 2 * count, .element = l.element, .sign = l.sign};
-  f.joint = how != PLANES_SINGLE;
+  f.joint = turns != PLANES_SINGLE;
+  f.turns = turns > 0 ? turns : 0;
   if (status == QB_OK)
-    status = (how == PLANES_TURNED ? forms_top_turned : forms_top)(box, &f, l.top, error);
+    status = forms_top(box, &f, l.top, error);
   for (int64_t k = 0; status == QB_OK && k < count; k++) {
     triple *t = &at[element[k]];
     range *r = kind == FORM_X ? &t->x : kind == FORM_Q ? &t->q : &t->d;
@@ -158,7 +160,7 @@ static qb_status tighten_outputs(const job *j, back_box *box, qb_value_id output
 static qb_status turn_outputs(const job *j, back_box *box, qb_value_id output, qb_error *error) {
   int64_t count, *element;
   QB_TRY(list_outputs(j, &element, &count, error));
-  qb_status status = tighten(box, output, element, count, FORM_D, PLANES_TURNED, error);
+  qb_status status = tighten(box, output, element, count, FORM_D, j->claim->turns, error);
   qb_free(element);
   return status;
 }
@@ -260,7 +262,7 @@ static qb_status bound_in(const job *j, int64_t limit, walk *w, back_box *box, k
     QB_TRY(tighten_outputs(j, box, output, error));
   for (int64_t i = 0; i < j->outputs; i++)
     k->d[i] = w->values[output].at[i].d;
-  if (by_forms && j->part_count == 1 && !numbers_fit(j, k->d)) {
+  if (by_forms && j->claim->turns > 0 && !numbers_fit(j, k->d)) {
     QB_TRY(turn_outputs(j, box, output, error));
     for (int64_t i = 0; i < j->outputs; i++)
       k->d[i] = w->values[output].at[i].d;

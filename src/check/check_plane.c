@@ -69,8 +69,14 @@ bends bends_of(const qb_pair *pair, qb_node_id id, int64_t i, range q) {
   return b;
 }
 
-static double value_at(const bend *b, double x) {
+double bend_at(const bend *b, double x) {
   return b->leaky ? (x >= 0 ? x : b->alpha * x) : between(x + b->shift, b->lo, b->hi);
+}
+
+double bends_clamp(const bends *b, double q) {
+  if (b->up.leaky)
+    return bend_at(&b->up, q);
+  return between(q, fmin(b->up.lo, b->down.hi), fmax(b->up.lo, b->down.hi));
 }
 
 static double steepness(const bend *b) { return b->leaky ? fmax(1, fabs(b->alpha)) : 1; }
@@ -113,7 +119,7 @@ double line_constant(const bend *b, range x, double sign, double slope) {
   double at[4], top = -INFINITY, size = range_size(x) + 2 * fabs(b->shift);
   int count = knots_of(b, x, at);
   for (int k = 0; k < count; k++)
-    top = fmax(top, sign * value_at(b, at[k]) - slope * at[k]);
+    top = fmax(top, sign * bend_at(b, at[k]) - slope * at[k]);
   return top + 32 * UNIT * (steepness(b) + fabs(slope)) * size + DBL_MIN;
 }
 
@@ -123,7 +129,7 @@ double line_slope(const bend *b, range x, double sign) {
   int count = knots_of(b, x, at);
   for (int i = 1; i < count; i++)
     for (int k = 0; k < i; k++) {
-      double slope = sign * (value_at(b, at[i]) - value_at(b, at[k])) / (at[i] - at[k]);
+      double slope = sign * (bend_at(b, at[i]) - bend_at(b, at[k])) / (at[i] - at[k]);
       double height = slope * centre + line_constant(b, x, sign, slope);
       if (fabs(slope) <= 2 * steepness(b) && height < lowest) {
         lowest = height;
@@ -146,8 +152,8 @@ static void add_corner(const bend *f, const bend *g, const triple *t, double x, 
   int i = c->count++;
   c->x[i] = x;
   c->d[i] = d;
-  c->f[i] = value_at(f, x);
-  c->g[i] = value_at(g, q);
+  c->f[i] = bend_at(f, x);
+  c->g[i] = bend_at(g, q);
 }
 
 /* Middles of the six sides of the hexagon, weighted so that neither symmetry nor a grid leaves a tie between planes. */

@@ -29,6 +29,11 @@ bool node_is_bent(const qb_pair *pair, qb_node_id id);
 /* The functions of element i, where the other network's input lies in q. */
 bends bends_of(const qb_pair *pair, qb_node_id id, int64_t i, range q);
 
+double bend_at(const bend *b, double x);
+
+/* What the other network makes of q, where a quantizer is its clamp alone. */
+double bends_clamp(const bends *b, double q);
+
 /* value <= x x + d (q - x) + constant */
 typedef struct plane {
   double x, d, constant;

@@ -36,6 +36,7 @@ typedef struct qb_ball_proof {
   int32_t *relaxed; /* (relaxed_count) nodes whose undecided outputs were relaxed */
   int64_t slope_count;
   qb_ball_slopes *slopes; /* (slope_count) */
+  int32_t turns;          /* how often the planes of an output were turned */
 } qb_ball_proof;
 
 /* A centre of balls. */

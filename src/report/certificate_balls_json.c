@@ -175,6 +175,7 @@ static json_t *ball_object(const qb_certified_ball *ball, const qb_ball_details 
   object = qb_json_put(object, "cuts", qb_certificate_cuts(&details->proof));
   object = qb_json_put(object, "relaxed", qb_certificate_relaxed(&details->proof));
   object = qb_json_put(object, "slopes", slopes(&details->proof));
+  object = qb_json_put(object, "turns", json_integer(details->proof.turns));
   return qb_json_put(object, "timing", timing(ball));
 }
 

@@ -107,6 +107,7 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   qb_ball_settings settings = qb_ball_settings_default();
   outcome result = {0};
   settings.joint = qb_rng_below(rng, 2) == 0;
+  settings.turns = (int32_t)qb_rng_below(rng, 4);
   if (!merge_activations(network, rng)) {
     *check = (soundness){0};
     return result;

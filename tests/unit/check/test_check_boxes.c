@@ -72,7 +72,8 @@ static void make_claim(boxed_case *c) {
                          .cuts = p->axis,
                          .relaxed_count = p->relaxed_count,
                          .relaxed = p->relaxed,
-                         .slope_count = p->slope_count};
+                         .slope_count = p->slope_count,
+                         .turns = p->turns};
   snprintf(c->claim.method, sizeof c->claim.method, "%s", p->method);
   assert_true(p->count <= OUTPUTS);
   for (int64_t k = 0; k < p->count; k++)
