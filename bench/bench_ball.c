@@ -1,4 +1,5 @@
-/* What a ball costs and how wide it comes out: weights of 8 bits, boxes of PIXELS/255 around the 30 digits.
+/* What a ball costs and how wide it comes out: weights of 8 bits, boxes of PIXELS/255 around 30 digits or, for networks
+ * of 3 x 32 x 32 inputs, CIFAR-10 images less their mean and over their spread.
  *
  *   bench_ball MODEL [PIXELS [IMAGES [TURNS [decide]]]]
  *
@@ -16,7 +17,7 @@
 #include "onnx/onnx.h"
 #include "quant/quant.h"
 
-enum { IMAGES = 30, PIXELS = 784 };
+enum { IMAGES = 30, DIGIT = 784, PICTURE = 3072 };
 
 static qb_error failure;
 
@@ -27,23 +28,32 @@ static void check(qb_status status) {
   exit(EXIT_FAILURE);
 }
 
-static void read_digits(uint8_t digits[IMAGES][PIXELS]) {
+/* The pixels of the images, one after the other. */
+static void read_images(int64_t pixels, uint8_t *images) {
   const char *folder = getenv("QBOUND_DATA");
   char path[1024];
-  snprintf(path, sizeof path, "%s/peers/qebverif/mnist30-images-idx3-ubyte",
-           folder != NULL && folder[0] != '\0' ? folder : "../shared/data");
+  int64_t header = pixels == DIGIT ? 16 : 0, label = pixels == DIGIT ? 0 : 1;
+  snprintf(path, sizeof path, "%s/%s", folder != NULL && folder[0] != '\0' ? folder : "../shared/data",
+           pixels == DIGIT ? "peers/qebverif/mnist30-images-idx3-ubyte" : "cifar10/test_1000.bin");
   FILE *file = fopen(path, "rb");
-  if (file == NULL || fseek(file, 16, SEEK_SET) != 0 || fread(digits, PIXELS, IMAGES, file) != IMAGES) {
+  bool read = file != NULL && (pixels == DIGIT || pixels == PICTURE);
+  for (int i = 0; read && i < IMAGES; i++)
+    read = fseek(file, header + i * (pixels + label) + label, SEEK_SET) == 0 &&
+           fread(images + i * pixels, 1, (size_t)pixels, file) == (size_t)pixels;
+  if (!read) {
     fprintf(stderr, "bench_ball: %s cannot be read\n", path);
     exit(EXIT_FAILURE);
   }
   fclose(file);
 }
 
-static void pixel_box(const uint8_t *digit, double radius, float *lo, float *hi) {
-  for (int i = 0; i < PIXELS; i++) {
-    lo[i] = nextafterf((float)(fmax(digit[i] - radius, 0) / 255), -1);
-    hi[i] = nextafterf((float)(fmin(digit[i] + radius, 255) / 255), 2);
+static void pixel_box(const uint8_t *image, int64_t pixels, double radius, float *lo, float *hi) {
+  static const double mean[3] = {0.4914, 0.4822, 0.4465}, spread[3] = {0.2471, 0.2435, 0.2616};
+  for (int64_t i = 0; i < pixels; i++) {
+    double from = fmax(image[i] - radius, 0) / 255, to = fmin(image[i] + radius, 255) / 255;
+    int64_t c = i / (PICTURE / 3);
+    lo[i] = nextafterf((float)(pixels == DIGIT ? from : (from - mean[c]) / spread[c]), -INFINITY);
+    hi[i] = nextafterf((float)(pixels == DIGIT ? to : (to - mean[c]) / spread[c]), INFINITY);
   }
 }
 
@@ -53,8 +63,8 @@ static int compare(const void *a, const void *b) {
 }
 
 int main(int argc, char **argv) {
-  static uint8_t digits[IMAGES][PIXELS];
-  static float lo[PIXELS], hi[PIXELS];
+  static uint8_t pictures[IMAGES * PICTURE];
+  static float lo[PICTURE], hi[PICTURE];
   double radius = argc > 2 ? atof(argv[2]) : 1, seconds[IMAGES], widest = 0;
   int images = argc > 3 ? atoi(argv[3]) : IMAGES, kept = 0;
   qb_onnx *document;
@@ -68,7 +78,6 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: bench_ball MODEL [PIXELS [IMAGES [TURNS [decide]]]]\n");
     return 2;
   }
-  read_digits(digits);
   check(qb_onnx_read(argv[1], &document, &failure));
   check(qb_onnx_to_graph(document, &original, &failure));
   check(qb_fold_bn(&original, &folded, &failure));
@@ -77,14 +86,16 @@ int main(int argc, char **argv) {
   check(qb_quantize_weights(&quantized, &how, NULL, &info, &failure));
   check(qb_pair_match(&original, &quantized, &pair, &failure));
   check(qb_backward_create(&pair, &backward, &failure));
+  int64_t pixels = (int64_t)qb_shape_elements(&original.values[original.inputs[0]].shape);
+  read_images(pixels, pictures);
   for (int i = 0; i < images; i++) {
-    qb_domain domain = {PIXELS, lo, hi};
+    qb_domain domain = {pixels, lo, hi};
     qb_ball_settings settings = qb_ball_settings_default();
     qb_ball ball;
     double largest = 0, start = qb_clock_seconds();
     settings.turns = argc > 4 ? atoi(argv[4]) : settings.turns;
     settings.decide = argc > 5;
-    pixel_box(digits[i], radius, lo, hi);
+    pixel_box(pictures + i * pixels, pixels, radius, lo, hi);
     check(qb_bound_ball(backward, &domain, &settings, &ball, &failure));
     seconds[i] = qb_clock_seconds() - start;
     for (int64_t k = 0; k < ball.count; k++)

@@ -30,7 +30,7 @@ typedef struct ball_call {
 } ball_call;
 
 qb_ball_settings qb_ball_settings_default(void) {
-  return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .turns = 1, .output = -1};
+  return (qb_ball_settings){.hidden_work = 4e11, .joint = true, .turns = 2, .output = -1};
 }
 
 /* ----------------------------------------------------------------------------------------------- time and progress */

@@ -13,7 +13,7 @@
 typedef struct qb_ball_settings {
   double hidden_work;     /* multiplications that hidden layers may cost, 0: intervals only there; default 4e11 */
   bool joint;             /* planes per output row: tighter; default true */
-  int32_t turns;          /* so often planes are turned towards where each output's form is largest; default 1 */
+  int32_t turns;          /* so often planes are turned towards where each output's form is largest; default 2 */
   int64_t output;         /* when not negative: relax the difference of this output alone; default -1 */
   int64_t keep_slopes;    /* keep the slopes when there are not more of them; default 0 */
   bool decide;            /* also bound the margins of the largest output; default false */

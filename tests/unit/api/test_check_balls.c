@@ -215,6 +215,20 @@ static void other_slopes_are_refuted(void **state) {
   assert_true(planted > 10 && refuted > planted / 4);
 }
 
+/* A bound that needs planes that were turned, without a word of it. */
+static void untold_turns_are_refuted(void **state) {
+  (void)state;
+  int turned = 0, refuted = 0;
+  for (size_t k = 0; k < 2 * IMAGES; k++) {
+    json_t *root = json_deep_copy(files.balls);
+    turned += json_integer_value(json_object_get(ball(root, k), "turns")) > 0;
+    json_object_set_new(ball(root, k), "turns", json_integer(0));
+    refuted += judge(root).verdict == QB_CHECK_REFUTED;
+  }
+  print_message("%d of %d untold turns refuted\n", refuted, turned);
+  assert_true(turned > 0 && refuted >= turned / 2);
+}
+
 static void other_layers_decisions_and_centres_are_refuted(void **state) {
   (void)state;
   for (size_t k = 0; k < 2 * IMAGES; k++) {
@@ -462,6 +476,7 @@ int main(void) {
       cmocka_unit_test(honest_balls_are_verified),
       cmocka_unit_test(smaller_claims_are_refuted),
       cmocka_unit_test(other_slopes_are_refuted),
+      cmocka_unit_test(untold_turns_are_refuted),
       cmocka_unit_test(other_layers_decisions_and_centres_are_refuted),
       cmocka_unit_test(decisions_are_recomputed),
       cmocka_unit_test(another_network_is_refuted),

@@ -186,6 +186,41 @@ static void threads_do_not_matter(void **state) {
   qb_graph_free(&quantized);
 }
 
+/* More turns of the planes: nested ranges, narrower at first, and never more turns than were asked for. */
+static void turns_only_narrow(void **state) {
+  (void)state;
+  qb_graph original = wide_network(5, 0), quantized = wide_network(5, 0.001);
+  qb_pair pair = network_pair(&original, &quantized);
+  qb_error error;
+  qb_backward *backward;
+  float lo[20], hi[20];
+  for (int i = 0; i < 20; i++) {
+    lo[i] = -0.3F;
+    hi[i] = 0.2F;
+  }
+  qb_domain domain = {20, lo, hi};
+  qb_ball_settings settings = qb_ball_settings_default();
+  double width[5] = {0};
+  qb_ball ball, before = {0};
+  assert_int_equal(qb_backward_create(&pair, &backward, &error), QB_OK);
+  for (settings.turns = 0; settings.turns < 5; settings.turns++, before = ball) {
+    assert_int_equal(qb_bound_ball(backward, &domain, &settings, &ball, &error), QB_OK);
+    assert_true(ball.turns <= settings.turns && (ball.turns > 0) == (settings.turns > 0));
+    for (int k = 0; k < 3; k++) {
+      assert_true(settings.turns == 0 || ball.difference[k].lo >= before.difference[k].lo);
+      assert_true(settings.turns == 0 || ball.difference[k].hi <= before.difference[k].hi);
+      width[settings.turns] += ball.difference[k].hi - ball.difference[k].lo;
+    }
+    qb_ball_free(&before);
+  }
+  assert_true(width[1] < 0.999 * width[0] && width[2] < width[1]);
+  qb_ball_free(&before);
+  qb_backward_free(backward);
+  network_pair_free(&pair);
+  qb_graph_free(&original);
+  qb_graph_free(&quantized);
+}
+
 /* With no time at all: plain intervals, nothing half done, and said so. */
 static void without_time_intervals_remain(void **state) {
   (void)state;
@@ -254,10 +289,15 @@ static void cutting_proves_what_one_box_cannot(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(active_neurons_are_exact),          cmocka_unit_test(undecided_neurons_use_planes),
-      cmocka_unit_test(correlated_differences_cancel),     cmocka_unit_test(decisions),
-      cmocka_unit_test(quantizers_replace_the_activation), cmocka_unit_test(threads_do_not_matter),
-      cmocka_unit_test(without_time_intervals_remain),     cmocka_unit_test(cutting_proves_what_one_box_cannot),
+      cmocka_unit_test(active_neurons_are_exact),
+      cmocka_unit_test(undecided_neurons_use_planes),
+      cmocka_unit_test(correlated_differences_cancel),
+      cmocka_unit_test(decisions),
+      cmocka_unit_test(quantizers_replace_the_activation),
+      cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(without_time_intervals_remain),
+      cmocka_unit_test(cutting_proves_what_one_box_cannot),
+      cmocka_unit_test(turns_only_narrow),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
