@@ -69,6 +69,10 @@ int cli_parse_choice(struct argp_state *state, const char *option, const char *t
 /* A progress that draws one line with the time left on stderr when that is a terminal and `json` or not; silent
  * otherwise. Call cli_progress_end before printing anything else. */
 const qb_progress *cli_progress_begin(void);
+
+/* The same; and the first Ctrl-C or SIGTERM stops the call, which then leaves no temporary file. A second one ends the
+ * program. */
+const qb_progress *cli_progress_begin_stoppable(void);
 void cli_progress_end(void);
 
 /* Prints "qbound: message" on stderr and returns CLI_FAILED. */

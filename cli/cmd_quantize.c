@@ -1,7 +1,6 @@
 /* qbound quantize MODEL -o OUT.onnx: writes a quantized network that any ONNX runtime loads. */
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -371,27 +370,6 @@ static void print_table(const quantize_arguments *arguments, const qb_quantize_i
 /* ------------------------------------------------------------------------------------------------------ interruption
  */
 
-static volatile sig_atomic_t interrupted;
-
-static void note_interruption(int signal_number) {
-  (void)signal_number;
-  interrupted = 1;
-}
-
-static bool report_or_stop(void *context, const char *what, int64_t done, int64_t total) {
-  const qb_progress *shown = context;
-  if (shown != NULL)
-    (void)shown->function(shown->context, what, done, total);
-  return interrupted == 0;
-}
-
-/* The first Ctrl-C ends quantizing with what is finished; a second one ends the program. */
-static void watch_interruption(void) {
-  struct sigaction action = {.sa_handler = note_interruption, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, NULL);
-}
-
 static int say_interrupted(const quantize_arguments *arguments, const qb_quantize_info *info) {
   int finished = 0, nearest = 0;
   for (int i = 0; i < info->layer_count; i++) {
@@ -413,11 +391,10 @@ typedef struct quantize_result {
 static bool quantize(quantize_arguments *arguments, const qb_model *model, quantize_result *r, qb_error *error) {
   const qb_quantize_settings *settings = &arguments->settings;
   const cli_auto *automatic = &arguments->automatic;
-  const qb_progress progress = {report_or_stop, (void *)cli_progress_begin()};
-  watch_interruption();
-  qb_status status = automatic->on ? qb_quantize_auto(model, settings, &automatic->how, &progress, &r->model, &r->info,
+  const qb_progress *progress = cli_progress_begin_stoppable(); /* ends with what is finished */
+  qb_status status = automatic->on ? qb_quantize_auto(model, settings, &automatic->how, progress, &r->model, &r->info,
                                                       &r->allocation, error)
-                                   : qb_quantize(model, settings, &progress, &r->model, &r->info, error);
+                                   : qb_quantize(model, settings, progress, &r->model, &r->info, error);
   return status == QB_OK && cli_auto_save_plan(automatic, &r->allocation, arguments->model, error) &&
          qb_model_save(r->model, arguments->output, &arguments->save, &r->save, error) == QB_OK;
 }

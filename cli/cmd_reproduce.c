@@ -88,7 +88,7 @@ int cmd_reproduce(int argc, char **argv) {
 
   qb_error error;
   qb_reproduction reproduction;
-  if (qb_reproduce(&arguments.settings, cli_progress_begin(), &reproduction, &error) != QB_OK)
+  if (qb_reproduce(&arguments.settings, cli_progress_begin_stoppable(), &reproduction, &error) != QB_OK)
     return cli_fail(&error);
   int code;
   if (arguments.options.json) {

@@ -1,4 +1,5 @@
 /* One line of progress with the time left, on stderr, for people: nothing when stderr is not a terminal. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -58,6 +59,29 @@ const qb_progress *cli_progress_begin(void) {
   static const qb_progress progress = {.function = report};
   line.drawn = now(); /* the first tenth of a second is silent */
   return isatty(STDERR_FILENO) ? &progress : NULL;
+}
+
+static volatile sig_atomic_t stopped;
+
+static void note_signal(int signal_number) {
+  (void)signal_number;
+  stopped = 1;
+}
+
+static bool report_or_stop(void *context, const char *what, int64_t done, int64_t total) {
+  if (isatty(STDERR_FILENO))
+    (void)report(context, what, done, total);
+  return stopped == 0;
+}
+
+const qb_progress *cli_progress_begin_stoppable(void) {
+  static const qb_progress progress = {.function = report_or_stop};
+  struct sigaction action = {.sa_handler = note_signal, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  line.drawn = now();
+  return &progress;
 }
 
 void cli_progress_end(void) {

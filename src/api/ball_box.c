@@ -58,15 +58,12 @@ double qb_ball_reach(const qb_ball_frame *frame, const qb_radius *radius, int64_
   return qb_up(qb_up(radius->value * frame->step[i]) + frame->slack[i]);
 }
 
-static float float_down(double x) { return (double)(float)x <= x ? (float)x : nextafterf((float)x, -INFINITY); }
-static float float_up(double x) { return -float_down(-x); }
-
 qb_status qb_ball_box(const qb_ball_frame *frame, const float *centre, const qb_radius *radius, const char *name,
                       qb_domain *domain, qb_error *error) {
   for (int64_t i = 0; i < frame->elements; i++) {
     double reach = qb_ball_reach(frame, radius, i), c = (double)centre[i];
-    domain->lo[i] = reach == 0 ? centre[i] : float_down(qb_down(c - reach));
-    domain->hi[i] = reach == 0 ? centre[i] : float_up(qb_up(c + reach));
+    domain->lo[i] = reach == 0 ? centre[i] : qb_float_down(qb_down(c - reach));
+    domain->hi[i] = reach == 0 ? centre[i] : qb_float_up(qb_up(c + reach));
     if (frame->lo == NULL)
       continue;
     if (centre[i] < frame->lo[i] || centre[i] > frame->hi[i])

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "bound/certificate.h"
 #include "graph/quantizer.h"
 #include "run/run.h"
 
@@ -26,16 +27,6 @@ qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds, int64_t output)
   return budget;
 }
 
-/* With a margin of 1e-6 of itself, 1e-12 of the largest output and a little for what underflows, so that another
- * evaluation with its own rounding stays inside. Equal networks keep 0. */
-static qb_output_range with_margin(qb_interval difference, double largest) {
-  double size = qb_interval_magnitude(difference);
-  double margin = 1e-6 * size + (isfinite(largest) ? 1e-12 * largest : 0) + 0x1p-960;
-  if (size == 0)
-    return (qb_output_range){difference.lo, difference.hi};
-  return (qb_output_range){qb_down(difference.lo - margin), qb_up(difference.hi + margin)};
-}
-
 static qb_status copy_outputs(const qb_interval *difference, const qb_interval *original, int64_t count,
                               qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
   double largest = 0;
@@ -46,7 +37,7 @@ static qb_status copy_outputs(const qb_interval *difference, const qb_interval *
   for (int64_t k = 0; k < count; k++)
     largest = fmax(largest, qb_interval_magnitude(original[k]));
   for (int64_t k = 0; k < count; k++)
-    proof->outputs[k] = with_margin(difference[k], largest);
+    proof->outputs[k] = qb_ball_claimed_range(difference[k], largest);
   return QB_OK;
 }
 

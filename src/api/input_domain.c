@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bound/rounding.h"
 #include "data/box_file.h"
 #include "data/dataset.h"
 
@@ -30,10 +31,6 @@ static qb_status make_pixel_domain(const qb_graph *graph, const char *how, qb_do
       return qb_fail(error, QB_ERROR_ARGUMENT, "the preprocessing '%s' does not map pixels; give a box", how);
   return qb_domain_channels(graph, lo, hi, (int32_t)shape->dims[1], domain, error);
 }
-
-/* The float at or below, at or above x. */
-static float float_down(double x) { return (double)(float)x <= x ? (float)x : nextafterf((float)x, -INFINITY); }
-static float float_up(double x) { return (double)(float)x >= x ? (float)x : nextafterf((float)x, INFINITY); }
 
 /* ----------------------------------------------------------------------------------------------------- from a file */
 
@@ -87,7 +84,7 @@ qb_status qb_domain_make(const qb_graph *graph, const qb_inputs *inputs, qb_doma
     return make_file_domain(graph, inputs, domain, error);
   if (!isfinite(inputs->lo) || !isfinite(inputs->hi) || inputs->lo > inputs->hi)
     return qb_fail(error, QB_ERROR_ARGUMENT, "the box [%g, %g] needs finite limits in order", inputs->lo, inputs->hi);
-  return qb_domain_interval(graph, float_down(inputs->lo), float_up(inputs->hi), domain, error);
+  return qb_domain_interval(graph, qb_float_down(inputs->lo), qb_float_up(inputs->hi), domain, error);
 }
 
 const char *qb_domain_describe(qb_arena *arena, const qb_inputs *inputs) {

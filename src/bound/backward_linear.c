@@ -57,9 +57,8 @@ qb_status qb_backward_load_linear(qb_backward *backward, qb_node_id id, qb_error
   for (int side = 0; side < 2; side++) {
     if (ids[side] == QB_NONE || !qb_graph_linear(graphs[side], ids[side], &data->linear))
       return QB_OK;
-    data->plain[side] = qb_view_f32(&graphs[side]->values[data->linear.weight].constant);
-    qb_value_id bias = data->linear.bias;
-    data->plain_bias[side] = bias == QB_NONE ? NULL : qb_view_f32(&graphs[side]->values[bias].constant);
+    data->plain[side] = qb_graph_constant(graphs[side], data->linear.weight);
+    data->plain_bias[side] = qb_graph_constant(graphs[side], data->linear.bias);
   }
   int64_t weights = weight_count(graphs[1], &data->linear), biases = data->linear.out_channels;
   for (int k = 0; k < QB_WEIGHT_COUNT; k++) {

@@ -49,10 +49,6 @@ static const qb_box_state *input(const box_call *call, int32_t slot) {
   return &call->result->states[call->node->inputs[slot]];
 }
 
-static const float *constant_data(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 static void refuse(box_call *call, const char *why) {
   snprintf(call->result->why, sizeof call->result->why, "node '%s' (%s): %s", call->node->name,
            qb_op_name(call->node->op), why);
@@ -175,9 +171,9 @@ static qb_status rule_gemm(box_call *call) {
     }
     l[i] = (layer){graphs[i],
                    l[i].linear,
-                   constant_data(graphs[i], l[i].linear.weight),
+                   qb_graph_constant(graphs[i], l[i].linear.weight),
                    NULL,
-                   constant_data(graphs[i], l[i].linear.bias),
+                   qb_graph_constant(graphs[i], l[i].linear.bias),
                    NULL};
   }
   for (int track = 0; track < QB_TRACK_COUNT; track++) {
@@ -353,7 +349,7 @@ static qb_status rule_batch_norm(box_call *call) {
   const float *p[4];
   const qb_box_state *x = input(call, 0);
   for (int32_t i = 0; i < 4; i++)
-    p[i] = constant_data(call->pair->quantized, call->node->inputs[1 + i]);
+    p[i] = qb_graph_constant(call->pair->quantized, call->node->inputs[1 + i]);
   for (int64_t i = 0; i < call->y->count; i++) {
     int64_t c = qb_shape_channel(call->shape, i);
     double s = (double)p[0][c] / sqrt((double)p[3][c] + (double)call->node->attributes.batch_norm.epsilon);

@@ -24,10 +24,6 @@ static double magnitude(const qb_box_track *track, int64_t i) { return fmax(fabs
 
 static const qb_box_track *track_of(const call *c, qb_value_id v) { return &c->result->states[v].track[c->which]; }
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 /* |W| |x| + |b|. */
 static qb_status measure_layer(const call *c) {
   qb_linear l;
@@ -37,8 +33,8 @@ static qb_status measure_layer(const call *c) {
     return qb_fail_memory(c->error, c->node->name, (size_t)inputs * sizeof *x);
   for (int64_t i = 0; i < inputs; i++)
     x[i] = magnitude(track_of(c, c->node->inputs[0]), i);
-  QB_TRY(qb_affine_apply_absolute(c->graph, &l, data_of(c->graph, l.weight), NULL, data_of(c->graph, l.bias), NULL, x,
-                                  c->size, c->scratch, c->error));
+  QB_TRY(qb_affine_apply_absolute(c->graph, &l, qb_graph_constant(c->graph, l.weight), NULL,
+                                  qb_graph_constant(c->graph, l.bias), NULL, x, c->size, c->scratch, c->error));
   for (int64_t i = 0; i < c->count; i++) /* also the bias, and products that underflow */
     c->size[i] = c->size[i] * (1 + ((double)l.row_length + 8) * DBL_EPSILON) + 0x1p-1000;
   return QB_OK;

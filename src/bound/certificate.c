@@ -252,7 +252,23 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
 
 double qb_worst_case_claimed(const qb_worst_case *worst, double x) {
   double range = isfinite(worst->range_width) ? worst->range_width : 0;
-  return x == 0 || isinf(x) ? x : x * (1 + 1e-6) + 1e-12 * range;
+  return x == 0 || isinf(x) ? x : x * (1 + QB_MARGIN_OF_BOUND) + QB_MARGIN_OF_OUTPUT * range;
+}
+
+qb_output_range qb_worst_case_claimed_range(const qb_worst_case *worst, int64_t k) {
+  double lo = worst->outputs[k].lo, hi = worst->outputs[k].hi, size = fmax(fabs(lo), fabs(hi));
+  double margin = qb_worst_case_claimed(worst, size) - size;
+  margin = isfinite(margin) ? margin : 0;
+  return (qb_output_range){nextafter(lo - margin, -INFINITY), nextafter(hi + margin, INFINITY)};
+}
+
+/* 2^-960 pays for what underflows. */
+qb_output_range qb_ball_claimed_range(qb_interval difference, double largest) {
+  double size = qb_interval_magnitude(difference);
+  double margin = QB_MARGIN_OF_BOUND * size + (isfinite(largest) ? QB_MARGIN_OF_OUTPUT * largest : 0) + 0x1p-960;
+  if (size == 0)
+    return (qb_output_range){difference.lo, difference.hi};
+  return (qb_output_range){qb_down(difference.lo - margin), qb_up(difference.hi + margin)};
 }
 
 void qb_worst_case_free(qb_worst_case *worst) {

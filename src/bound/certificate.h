@@ -6,6 +6,7 @@
 #define QB_BOUND_CERTIFICATE_H
 
 #include "bound/bound.h"
+#include "bound/interval.h"
 #include "bound/spectral.h"
 
 enum { QB_CERTIFICATE_METHODS = 6 };
@@ -37,9 +38,22 @@ typedef struct qb_worst_case {
 QB_MUST_CHECK qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint32_t methods,
                                             int64_t output, qb_worst_case *worst, qb_error *error);
 
-/* What a certificate claims where `x` >= 0 was proved: with a margin, so that an independent evaluation with other
- * rounding constants can confirm it: 1e-6 of x and 1e-12 of the output's range. 0, infinity stay. */
+/* Whatever is claimed has a margin over what was proved, so that an independent evaluation with other rounding
+ * constants can confirm it: of the number itself, of the size of the outputs that it is a difference of, and of a
+ * spectral norm in a witness (far less than that of the bound, which norms multiply up to). */
+#define QB_MARGIN_OF_BOUND 1e-6
+#define QB_MARGIN_OF_OUTPUT 1e-12
+#define QB_MARGIN_OF_NORM 1e-9
+
+/* What a certificate claims where `x` >= 0 was proved. 0, infinity stay. */
 double qb_worst_case_claimed(const qb_worst_case *worst, double x);
+
+/* The range that is claimed of output k of R' - R. Only with `outputs`. */
+qb_output_range qb_worst_case_claimed_range(const qb_worst_case *worst, int64_t k);
+
+/* The range that is claimed of an output that proves to change by `difference`, where the outputs of R are at most
+ * `largest`, which may be infinite. [0, 0] stays: equal networks. */
+qb_output_range qb_ball_claimed_range(qb_interval difference, double largest);
 
 void qb_worst_case_free(qb_worst_case *worst);
 

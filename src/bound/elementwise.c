@@ -63,19 +63,13 @@ typedef struct channel_limits {
   float e, a, a_q;
 } channel_limits;
 
-/* A float >= x of any sign. */
-static float float_above(double x) {
-  float near = (float)x;
-  return (double)near < x ? nextafterf(near, INFINITY) : near;
-}
-
 static channel_limits read_limits(const qb_bound_state *range, int64_t c, int32_t exponent) {
   int32_t shift = range->exponent - exponent;
   qb_interval x = qb_interval_scale(range->x[c], shift), x_q = qb_interval_scale(range->x_q[c], shift);
-  return (channel_limits){.lo = -float_above(-x.lo),
-                          .hi = float_above(x.hi),
-                          .lo_q = -float_above(-x_q.lo),
-                          .hi_q = float_above(x_q.hi),
+  return (channel_limits){.lo = qb_float_down(x.lo),
+                          .hi = qb_float_up(x.hi),
+                          .lo_q = qb_float_down(x_q.lo),
+                          .hi_q = qb_float_up(x_q.hi),
                           .e = element_up(qb_up_scale(range->e[c], shift)),
                           .a = element_up(qb_interval_magnitude(x)),
                           .a_q = element_up(qb_interval_magnitude(x_q))};
@@ -130,9 +124,7 @@ static void normalize(qb_elementwise_state *state, float largest) {
   double factor = ldexp(1, -shift);
   for (int k = 0; k < QB_ELEMENT_COUNT; k++)
     for (int64_t i = 0; i < state->count; i++) {
-      double exact = (double)state->limit[k][i] * factor;
-      float near = (float)exact;
-      state->limit[k][i] = (double)near < exact ? nextafterf(near, INFINITY) : near;
+      state->limit[k][i] = qb_float_up((double)state->limit[k][i] * factor);
     }
   if (qb_bound_fault != QB_FAULT_NO_EXPONENT)
     state->exponent += shift;

@@ -215,10 +215,6 @@ static void convolve_transposed(const element_layer *l) {
 
 /* ----------------------------------------------------------------------------------------------------------- rule */
 
-static const float *constant_data(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 static void read_geometry(const element_call *call, element_layer *l) {
   const qb_graph *graph = call->pair->quantized;
   const qb_shape *shapes[2] = {&graph->values[call->node->inputs[0]].shape, call->shape};
@@ -244,14 +240,14 @@ qb_status element_linear(element_call *call) {
   call->y->exponent = x->exponent;
   call->products = 5;
   read_geometry(call, &l);
-  l.w = constant_data(call->pair->original, original.weight);
-  l.w_q = constant_data(call->pair->quantized, l.linear.weight);
+  l.w = qb_graph_constant(call->pair->original, original.weight);
+  l.w_q = qb_graph_constant(call->pair->quantized, l.linear.weight);
   for (int s = 0; s < QB_ELEMENT_COUNT; s++) {
     l.x[s] = x->limit[s == 0 || !swapped ? s : 3 - s];
     l.y[s] = call->y->limit[s];
   }
-  QB_TRY(create_raise(call, &l, single, constant_data(call->pair->original, original.bias),
-                      constant_data(call->pair->quantized, l.linear.bias)));
+  QB_TRY(create_raise(call, &l, single, qb_graph_constant(call->pair->original, original.bias),
+                      qb_graph_constant(call->pair->quantized, l.linear.bias)));
   if (!single && call->node->op != QB_OP_CONV_TRANSPOSE)
     apply_matrix(&l, x->count / l.channels[0]);
   else if (!single)

@@ -59,10 +59,6 @@ static double sum_transposed(const float *w, const float *base, const qb_linear 
   return change;
 }
 
-static const float *bias_data(const qb_graph *graph, const qb_linear *linear) {
-  return linear->bias == QB_NONE ? NULL : qb_view_f32(&graph->values[linear->bias].constant);
-}
-
 static double bias_change(const float *bias, const float *base, int64_t count) {
   double change = 0;
   for (int64_t o = 0; o < count; o++)
@@ -94,11 +90,11 @@ qb_status qb_layer_norms_and_change(const qb_graph *graph, const qb_linear *line
   }
   double largest = linear->channel_axis == 1 ? sum_transposed(w, w_base, linear, sums)
                                              : sum_rows(w, w_base, linear->out_channels, linear->row_length, sums);
-  collect(sums, bias_data(graph, linear), linear, norms);
+  collect(sums, qb_graph_constant(graph, linear->bias), linear, norms);
   if (base != NULL)
     *change = (qb_layer_change){.weight = largest == 0 ? 0 : qb_up(largest),
-                                .bias = bias_change(bias_data(graph, linear), bias_data(base_graph, base),
-                                                    linear->out_channels)};
+                                .bias = bias_change(qb_graph_constant(graph, linear->bias),
+                                                    qb_graph_constant(base_graph, base->bias), linear->out_channels)};
   qb_free(sums);
   return QB_OK;
 }

@@ -45,6 +45,13 @@ static inline double qb_down(double x) {
   return x == 0 ? -DBL_TRUE_MIN : qb_neighbour(x, x > 0 ? -1 : 1);
 }
 
+/* The float at or below x, -infinity for NaN; the one at or above, infinity for NaN. */
+static inline float qb_float_down(double x) {
+  float y = (float)x;
+  return (double)y <= x ? y : y == y ? nextafterf(y, -INFINITY) : -INFINITY;
+}
+static inline float qb_float_up(double x) { return -qb_float_down(-x); }
+
 /* An upper bound of a * b for a, b >= 0 with 0 * infinity = 0: a zero weight stops an infinite bound. Exact zeros
  * stay zero. */
 static inline double qb_up_product(double a, double b) { return a == 0 || b == 0 ? 0 : qb_up(a * b); }

@@ -15,15 +15,11 @@ static double magnitude(const qb_bound_state *state, int64_t c, int which) {
 
 /* --------------------------------------------------------------------------------------------------------- layers */
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 /* sum |w| |x| + |b| of output channel o over all its taps, those that fall outside the image included. */
 static double size_of_row(const qb_graph *graph, const qb_linear *l, int64_t o, const qb_bound_state *input,
                           int which) {
   int64_t slices = l->in_channels / l->group, per_group = l->out_channels / l->group;
-  const float *weight = data_of(graph, l->weight), *bias = data_of(graph, l->bias);
+  const float *weight = qb_graph_constant(graph, l->weight), *bias = qb_graph_constant(graph, l->bias);
   double sum = bias == NULL ? 0 : fabs((double)bias[o]);
   for (int64_t s = 0; s < slices; s++) {
     int64_t channel = o / per_group * slices + s;

@@ -171,10 +171,6 @@ typedef struct layer {
   const qb_bound_state *input;
 } layer;
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 static qb_status read_layer(const qb_bound_rule_context *context, layer *l) {
   const qb_graph *graph = context->pair->quantized, *original = context->pair->original;
   qb_linear other;
@@ -185,10 +181,10 @@ static qb_status read_layer(const qb_bound_rule_context *context, layer *l) {
   if (!qb_shape_equal(&graph->values[l->linear.weight].shape, &original->values[other.weight].shape) ||
       l->linear.group != other.group)
     return qb_bound_rule_refuse(context, "the two networks' weights differ in shape");
-  l->w = data_of(original, other.weight);
-  l->w_q = data_of(graph, l->linear.weight);
-  l->bias = data_of(original, other.bias);
-  l->bias_q = data_of(graph, l->linear.bias);
+  l->w = qb_graph_constant(original, other.weight);
+  l->w_q = qb_graph_constant(graph, l->linear.weight);
+  l->bias = qb_graph_constant(original, other.bias);
+  l->bias_q = qb_graph_constant(graph, l->linear.bias);
   l->window = &context->node->attributes.conv.window;
   return qb_bound_rule_input(context, 0, &l->input);
 }

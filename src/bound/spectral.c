@@ -11,10 +11,6 @@
 #include "bound/codes.h"
 #include "bound/spectral_internal.h"
 
-const float *spectral_constant(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 void spectral_refuse(spectral_call *call, const char *why) {
   qb_bound *bound = &call->s->result->bound;
   snprintf(bound->why, sizeof bound->why, "node '%s' (%s): %s", call->node->name, qb_op_name(call->node->op), why);

@@ -119,7 +119,7 @@ qb_status spectral_window_kernels(const spectral *s, const gate_window *w, bool 
       continue;
     qb_graph_linear(graph, original ? s->pair->partner[layers[i]->node] : layers[i]->node, &linear);
     QB_TRY(
-        qb_kernel_create(graph, &linear, spectral_constant(graph, linear.weight), NULL, arena, kernels[i], s->error));
+        qb_kernel_create(graph, &linear, qb_graph_constant(graph, linear.weight), NULL, arena, kernels[i], s->error));
   }
   return w->skip_is_identity ? qb_kernel_identity(k->inner.cols, arena, &k->skip, s->error) : QB_OK;
 }

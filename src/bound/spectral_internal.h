@@ -90,9 +90,6 @@ static inline double largest_entry(const double *v, int64_t count) {
   return result;
 }
 
-/* The float32 data of a constant, NULL for QB_NONE. */
-const float *spectral_constant(const qb_graph *graph, qb_value_id id);
-
 /* The window that ends at `node`, and is not part of a residual block that has one of its own. */
 bool spectral_window(const spectral *s, qb_node_id node, gate_window *w);
 

@@ -104,8 +104,8 @@ static bool load_layer(const spectral_call *call, layer_pair *l) {
     l->graph[i] = i == 0 ? pair->original : pair->quantized;
     if (!qb_graph_linear(l->graph[i], ids[i], &l->linear[i]))
       return false;
-    l->weight[i] = spectral_constant(l->graph[i], l->linear[i].weight);
-    l->bias[i] = spectral_constant(l->graph[i], l->linear[i].bias);
+    l->weight[i] = qb_graph_constant(l->graph[i], l->linear[i].weight);
+    l->bias[i] = qb_graph_constant(l->graph[i], l->linear[i].bias);
   }
   return true;
 }

@@ -31,7 +31,7 @@ static const qb_value *input_value(const spectral_call *call, int32_t slot) {
 static qb_status rule_batch_norm(spectral_call *call) {
   const float *p[4];
   for (int32_t i = 0; i < 4; i++)
-    p[i] = spectral_constant(call->s->pair->quantized, call->node->inputs[1 + i]);
+    p[i] = qb_graph_constant(call->s->pair->quantized, call->node->inputs[1 + i]);
   double slope = 0, epsilon = (double)call->node->attributes.batch_norm.epsilon;
   const qb_shape *shape = &input_value(call, 0)->shape;
   for (int64_t i = 0; i < call->outputs; i++) {

@@ -176,7 +176,7 @@ static qb_status add_layer(grouping *g, qb_node_id n) {
   QB_TRY(new_kernel(g, &kernel));
   qb_graph_linear(graph, g->s->pair->partner[n], &linear);
   QB_TRY(
-      qb_kernel_create(graph, &linear, spectral_constant(graph, linear.weight), NULL, &g->arena, kernel, g->s->error));
+      qb_kernel_create(graph, &linear, qb_graph_constant(graph, linear.weight), NULL, &g->arena, kernel, g->s->error));
   *segment = (qb_segment){.inner = kernel, .middle = -1};
   qb_graph_linear(g->graph, n, &linear);
   spectral_layer_torus(g->graph, &linear, kernel, segment->side);

@@ -114,10 +114,6 @@ static qb_status create_weights(const path_call *call, int64_t count, weights *m
   return QB_OK;
 }
 
-static const float *constant_data(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 /* y (+)= |plus - minus| x + |bias difference|. */
 static qb_status apply(const path_call *call, const qb_linear *l, const float *plus, const float *minus,
                        const float *bias_plus, const float *bias_minus, const double *x, bool add, double *y) {
@@ -154,10 +150,10 @@ static qb_status rule_gemm(path_call *call) {
   if (!qb_graph_linear(pair->quantized, call->id, &own) ||
       !qb_graph_linear(pair->original, pair->partner[call->id], &original))
     return refuse(call, "the weight is not a constant");
-  m.w = constant_data(pair->original, original.weight);
-  m.w_q = constant_data(pair->quantized, own.weight);
-  b.w = constant_data(pair->original, original.bias);
-  b.w_q = constant_data(pair->quantized, own.bias);
+  m.w = qb_graph_constant(pair->original, original.weight);
+  m.w_q = qb_graph_constant(pair->quantized, own.weight);
+  b.w = qb_graph_constant(pair->original, original.bias);
+  b.w_q = qb_graph_constant(pair->quantized, own.bias);
   QB_TRY(create_weights(call, (int64_t)qb_shape_elements(&pair->quantized->values[own.weight].shape), &m));
   QB_TRY(create_weights(call, own.out_channels, &b));
   if (!fill_weights(&m) || !fill_weights(&b))

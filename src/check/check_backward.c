@@ -13,10 +13,6 @@ enum { BLOCK = 16 };
 
 /* --------------------------------------------------------------------------------------------------- preparation */
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 static double at_or_zero(const float *data, int64_t i) { return data == NULL ? 0 : (double)data[i]; }
 
 /* W' - W is off by a unit of itself, which the units of its products count. */
@@ -28,8 +24,10 @@ static qb_status prepare_layer(back_pair *b, qb_node_id id, qb_error *error) {
   if (pair->partner[id] == QB_NONE || !qb_graph_linear(pair->quantized, id, &l->linear) ||
       !qb_graph_linear(pair->original, pair->partner[id], &other))
     return QB_OK;
-  const float *w_q = data_of(pair->quantized, l->linear.weight), *b_q = data_of(pair->quantized, l->linear.bias);
-  const float *w = data_of(pair->original, other.weight), *bias = data_of(pair->original, other.bias);
+  const float *w_q = qb_graph_constant(pair->quantized, l->linear.weight),
+              *b_q = qb_graph_constant(pair->quantized, l->linear.bias);
+  const float *w = qb_graph_constant(pair->original, other.weight),
+              *bias = qb_graph_constant(pair->original, other.bias);
   int64_t weights = (int64_t)qb_shape_elements(&pair->quantized->values[l->linear.weight].shape);
   for (int k = 0; k < LAYER_KINDS; k++) {
     l->weight[k] = qb_arena_alloc(&b->arena, (size_t)weights, sizeof(double));

@@ -86,10 +86,10 @@ static qb_status find_box(balls_job *j, const ball_claim *ball, recomputed *why)
     say(why, true, true, "its centre or radius is not listed");
   else if (values == NULL)
     say(why, false, false, "its centre is not stored in the certificate: give its data with --data");
-  else if (!input_has_hash(values, j->b->elements, centre->sha256) && centre->values == NULL)
-    say(why, false, false, "the data hold another input there: its SHA-256 is not that of the centre");
   else if (!input_has_hash(values, j->b->elements, centre->sha256))
-    say(why, true, true, "the SHA-256 of its centre is another");
+    say(why, centre->values != NULL, centre->values != NULL,
+        centre->values != NULL ? "the SHA-256 of its centre is another"
+                               : "the data hold another input there: its SHA-256 is not that of the centre");
   else if (!ball_box(j->b, values, radius->reach, j->lo, j->hi))
     say(why, true, true, "its centre lies outside the limits");
   return QB_OK;

@@ -423,16 +423,12 @@ static bool rule_reshape(const call *c) {
 }
 
 static bool rule_concat(const call *c) {
-  int32_t axis = c->node->attributes.axes.axis;
-  int64_t inner = 1, position = 0;
-  for (int32_t k = axis + 1; k < c->shape->rank; k++)
-    inner *= c->shape->dims[k];
+  int64_t first = 0;
   for (int32_t slot = 0; slot < c->node->input_count; slot++) {
     const qb_shape *own = &operand(c, slot)->shape;
-    int64_t part = own->dims[axis] * inner;
     for (int64_t i = 0; has_partner_constants(c) && i < (int64_t)qb_shape_elements(own); i++)
-      put(c, i / part * c->shape->dims[axis] * inner + position + i % part, operand_at(c, slot, own, i));
-    position += part;
+      put(c, concat_target(c->node, own, c->shape, first, i), operand_at(c, slot, own, i));
+    first += own->dims[c->node->attributes.axes.axis];
   }
   return has_partner_constants(c);
 }

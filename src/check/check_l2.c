@@ -25,10 +25,6 @@ static void unknown(l2 *s, qb_node_id node, const char *what) {
            qb_op_name(s->graph->nodes[node].op), what);
 }
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 /* ---------------------------------------------------------------------------------------------------------- weights */
 
 static int64_t channels_of(const l2 *s, qb_value_id v) {
@@ -105,7 +101,7 @@ static bool load_layer(const l2 *s, qb_node_id id, layer_pair *l) {
   for (int i = 0; i < 2; i++) {
     if (ids[i] == QB_NONE || !qb_graph_linear(graphs[i], ids[i], &l->linear[i]))
       return false;
-    l->weight[i] = data_of(graphs[i], l->linear[i].weight);
+    l->weight[i] = qb_graph_constant(graphs[i], l->linear[i].weight);
   }
   return true;
 }

@@ -32,4 +32,16 @@ static inline int64_t pad_source(const qb_node *node, const qb_shape *x, const q
   return source;
 }
 
+/* Index in the output y of a Concat of element i of an operand of shape `part` whose first slice along the axis is
+ * slice `first` of y. */
+static inline int64_t concat_target(const qb_node *node, const qb_shape *part, const qb_shape *y, int64_t first,
+                                    int64_t i) {
+  int32_t axis = node->attributes.axes.axis;
+  int64_t inner = 1;
+  for (int32_t k = axis + 1; k < y->rank; k++)
+    inner *= y->dims[k];
+  int64_t run = part->dims[axis] * inner;
+  return (i / run * y->dims[axis] + first) * inner + i % run;
+}
+
 #endif

@@ -263,10 +263,6 @@ static qb_status apply_edge(const layer *l, const qb_node *node, triple *out) {
 
 /* --------------------------------------------------------------------------------------------------------- the rule */
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 static qb_status prepare(layer *l, qb_node_id id) {
   const cells *in = &l->w->values[l->w->pair->quantized->nodes[id].inputs[0]];
   l->gamma = rounding_of(2 * (double)l->own.row_length + 16);
@@ -291,10 +287,10 @@ qb_status cells_linear(walk *w, qb_node_id id, triple *out, bool *known) {
            qb_shape_equal(&graph->values[l.own.weight].shape, &original->values[l.other.weight].shape);
   if (!*known)
     return QB_OK;
-  l.weight = data_of(original, l.other.weight);
-  l.weight_q = data_of(graph, l.own.weight);
-  l.bias = data_of(original, l.other.bias);
-  l.bias_q = data_of(graph, l.own.bias);
+  l.weight = qb_graph_constant(original, l.other.weight);
+  l.weight_q = qb_graph_constant(graph, l.own.weight);
+  l.bias = qb_graph_constant(original, l.other.bias);
+  l.bias_q = qb_graph_constant(graph, l.own.bias);
   l.in_shape = &graph->values[node->inputs[0]].shape;
   l.out_shape = &graph->values[node->output].shape;
   if (w->grain == GRAIN_SIZES)

@@ -79,10 +79,6 @@ static bool keeps_signs(const float *w, const float *w_q, int64_t count) {
   return true;
 }
 
-static const float *data_of(const qb_graph *graph, qb_value_id id) {
-  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
-}
-
 /* What the edges from the constant 1 add, and the rounding of the sums. */
 static void finish_layer(const step *s, const qb_linear *l, const float *bias, const float *bias_q) {
   const qb_shape *shape = shape_of(s, s->node->output);
@@ -111,12 +107,12 @@ static qb_status layer(const step *s) {
               .window = s->node->attributes.conv.window,
               .in_shape = shape_of(s, s->node->inputs[0]),
               .out_shape = shape_of(s, s->node->output),
-              .weight = data_of(original, other.weight),
-              .weight_q = data_of(s->p->graph, own.weight),
+              .weight = qb_graph_constant(original, other.weight),
+              .weight_q = qb_graph_constant(s->p->graph, own.weight),
               .split = split_paths,
               .terms = {{LOST, LOST}, {LOST, KEPT}, {KEPT, KEPT}, {QUANTIZED, QUANTIZED}, {MEAN, MEAN}},
               .tracks = TRACKS};
-  const float *bias = data_of(original, other.bias), *bias_q = data_of(s->p->graph, own.bias);
+  const float *bias = qb_graph_constant(original, other.bias), *bias_q = qb_graph_constant(s->p->graph, own.bias);
   if (!keeps_signs(p.weight, p.weight_q, (int64_t)qb_shape_elements(shape_of(s, own.weight))) ||
       !keeps_signs(bias, bias_q, own.out_channels)) {
     s->p->result->refuted = true;

@@ -267,16 +267,12 @@ static bool rule_reshape(const call *c) {
 }
 
 static bool rule_concat(const call *c) {
-  int32_t axis = c->node->attributes.axes.axis;
-  int64_t inner = 1, position = 0;
-  for (int32_t k = axis + 1; k < c->shape->rank; k++)
-    inner *= c->shape->dims[k];
+  int64_t first = 0;
   for (int32_t slot = 0; slot < c->node->input_count; slot++) {
     const qb_shape *own = &operand(c, slot)->shape;
-    int64_t part = own->dims[axis] * inner;
     for (int64_t i = 0; i < (int64_t)qb_shape_elements(own); i++)
-      load(c, slot, i, c->y + i / part * c->shape->dims[axis] * inner + position + i % part);
-    position += part;
+      load(c, slot, i, c->y + concat_target(c->node, own, c->shape, first, i));
+    first += own->dims[c->node->attributes.axes.axis];
   }
   return true;
 }

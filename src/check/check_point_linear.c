@@ -56,8 +56,8 @@ static int64_t output_index(const layer *l, int64_t o, int64_t position) {
 /* Output channels [first, last) of one group. row (last - first, length), seen (length): copies that own nothing. */
 static void apply_rows(const layer *l, int64_t first, int64_t last, arb_ptr row, arb_ptr seen) {
   static const arb_struct zero;
-  const float *bias = l->linear->bias == QB_NONE ? NULL : qb_view_f32(&l->graph->values[l->linear->bias].constant);
-  const float *weight = qb_view_f32(&l->graph->values[l->linear->weight].constant);
+  const float *bias = qb_graph_constant(l->graph, l->linear->bias);
+  const float *weight = qb_graph_constant(l->graph, l->linear->weight);
   int64_t length = l->slices * l->linear->kernel_area, group = first / (l->linear->out_channels / l->linear->group);
   for (int64_t i = 0; i < (last - first) * length; i++)
     arb_set_d(row + i, (double)weight[weight_index(l, first + i / length, i % length)]);

@@ -217,6 +217,10 @@ qb_value_id qb_graph_find(const qb_graph *graph, const char *name) {
   return graph->index == NULL ? QB_NONE : *index_slot(graph, name);
 }
 
+const float *qb_graph_constant(const qb_graph *graph, qb_value_id id) {
+  return id == QB_NONE ? NULL : qb_view_f32(&graph->values[id].constant);
+}
+
 float *qb_graph_replace_constant(qb_graph *graph, qb_value_id id) {
   qb_value *value = &graph->values[id];
   assert(value->is_constant);

@@ -106,6 +106,9 @@ QB_MUST_CHECK qb_status qb_graph_add_node(qb_graph *graph, qb_op op, const char 
 /* The value of that name, or QB_NONE. */
 qb_value_id qb_graph_find(const qb_graph *graph, const char *name);
 
+/* The float32 data of a constant, borrowed from the graph; NULL for QB_NONE, as of a bias that is missing. */
+const float *qb_graph_constant(const qb_graph *graph, qb_value_id id);
+
 /* Replaces the constant's data by a new float32 array in the graph's arena with the same shape, which the caller
  * fills; drops `codes`. NULL when memory is short. */
 float *qb_graph_replace_constant(qb_graph *graph, qb_value_id id);

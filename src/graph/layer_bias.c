@@ -41,7 +41,7 @@ static qb_status add_bias(qb_graph *graph, qb_linear *linear, float **data, qb_e
 qb_status qb_layer_bias_own(qb_graph *graph, qb_linear *linear, float **data, qb_error *error) {
   const char *node = graph->nodes[linear->node].name;
   size_t outputs = (size_t)linear->out_channels;
-  const float *before = linear->bias == QB_NONE ? NULL : qb_view_f32(&graph->values[linear->bias].constant);
+  const float *before = qb_graph_constant(graph, linear->bias);
   size_t given = linear->bias == QB_NONE ? 0 : qb_shape_elements(&graph->values[linear->bias].shape);
   if (given > 1 && given != outputs) /* cannot be: the importer has checked it */
     return qb_fail(error, QB_ERROR_SHAPE, "%s: the bias of '%s' does not fit its outputs", graph->name, node);

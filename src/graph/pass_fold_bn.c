@@ -146,7 +146,7 @@ static void scale_back(bn_fold *fold, const qb_linear *linear, new_layer *layer)
   int64_t run = linear->channel_axis == 0 ? linear->row_length : linear->kernel_area;
   for (int64_t i = 0; i < count; i += run)
     scale_run(fold, w + i, run, fold->scale[output_channel(linear, &weight->shape, i)], layer->weight + i);
-  const float *b = linear->bias == QB_NONE ? NULL : qb_view_f32(&fold->graph->values[linear->bias].constant);
+  const float *b = qb_graph_constant(fold->graph, linear->bias);
   for (int64_t o = 0; o < linear->out_channels; o++)
     layer->bias[o] = round_weight(fold, (b == NULL ? 0 : (double)b[o] * fold->scale[o]) + fold->shift[o]);
 }
@@ -161,7 +161,7 @@ static void scale_forward(bn_fold *fold, const qb_linear *linear, new_layer *lay
     for (int64_t k = 0; k < run; k++)
       layer->sum[i / linear->row_length] += (double)w[i + k] * fold->shift[channel];
   }
-  const float *b = linear->bias == QB_NONE ? NULL : qb_view_f32(&fold->graph->values[linear->bias].constant);
+  const float *b = qb_graph_constant(fold->graph, linear->bias);
   for (int64_t o = 0; o < linear->out_channels; o++)
     layer->bias[o] = round_weight(fold, (b == NULL ? 0 : (double)b[o]) + layer->sum[o]);
 }

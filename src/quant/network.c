@@ -297,29 +297,30 @@ static qb_status run(network_work *work, qb_graph *prepared, qb_graph *quantized
   return needs_guard(work) ? guard(work, prepared, quantized, error) : QB_OK;
 }
 
-static network_work start(const qb_graph *original, const qb_statistics *statistics,
-                          const qb_quantize_settings *settings, const qb_progress *progress, qb_quantize_info *info) {
+/* `work` stays where it is: the samples read from it. */
+static void start(network_work *work, const qb_graph *original, const qb_statistics *statistics,
+                  const qb_quantize_settings *settings, const qb_progress *progress, qb_quantize_info *info) {
   *info =
       (qb_quantize_info){.error_nearest = NAN,
                          .error = NAN,
                          .preparation = {.largest_scale = 1, .exact = true, .error_without = NAN, .error_with = NAN}};
-  return (network_work){.original = original,
-                        .statistics = statistics,
-                        .settings = settings,
-                        .progress = progress,
-                        .random = {.read = read_random, .count = RANDOM_SAMPLES},
-                        .elements = original->input_count == 1
-                                        ? qb_shape_elements(&original->values[original->inputs[0]].shape)
-                                        : 0,
-                        .info = info};
+  *work = (network_work){.original = original,
+                         .statistics = statistics,
+                         .settings = settings,
+                         .progress = progress,
+                         .random = {.read = read_random, .context = work, .count = RANDOM_SAMPLES},
+                         .elements = original->input_count == 1
+                                         ? qb_shape_elements(&original->values[original->inputs[0]].shape)
+                                         : 0,
+                         .info = info};
 }
 
 qb_status qb_quantize_network(const qb_graph *original, const qb_statistics *statistics,
                               const qb_quantize_settings *settings, const qb_progress *progress, qb_graph *prepared,
                               qb_graph *quantized, qb_quantize_info *info, qb_error *error) {
   *prepared = *quantized = (qb_graph){0};
-  network_work work = start(original, statistics, settings, progress, info);
-  work.random.context = &work;
+  network_work work;
+  start(&work, original, statistics, settings, progress, info);
   QB_TRY(qb_quantize_settings_check(settings, error));
   qb_status status = run(&work, prepared, quantized, error);
   qb_statistics_free(&work.moved);
@@ -331,7 +332,8 @@ qb_status qb_quantize_prepare(const qb_graph *original, const qb_statistics *sta
                               qb_error *error) {
   *prepared = (qb_graph){0};
   qb_quantize_info info;
-  network_work work = start(original, statistics, settings, progress, &info);
+  network_work work;
+  start(&work, original, statistics, settings, progress, &info);
   QB_TRY(check_absorption(&work, error));
   qb_status status = prepare(&work, prepared, error);
   qb_statistics_free(&work.moved);

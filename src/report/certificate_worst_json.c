@@ -31,8 +31,7 @@ json_t *qb_certificate_domain(const qb_certificate *certificate, const qb_domain
 
 /* --------------------------------------------------------------------------------------------------------- witness */
 
-/* A norm with a margin of 1e-9, so that a proof with other rounding constants reaches it; far less than the bound's. */
-static json_t *witness_norm(double sigma) { return qb_json_real(sigma * (1 + 1e-9)); }
+static json_t *witness_norm(double sigma) { return qb_json_real(sigma * (1 + QB_MARGIN_OF_NORM)); }
 
 static json_t *gate_norms(const qb_spectral_gate_norms *norms) {
   json_t *object = qb_json_put(json_object(), "joint", witness_norm(norms->joint));
@@ -90,17 +89,14 @@ static json_t *spectral_witness(const qb_worst_case *worst) {
 
 /* ------------------------------------------------------------------------------------------------------ worst case */
 
-/* Ranges of R' - R with the same margin as the bound. */
 static json_t *output_ranges(const qb_worst_case *worst) {
   if (worst->outputs == NULL)
     return json_null();
   json_t *array = json_array();
   for (int64_t k = 0; k < worst->output_count; k++) {
-    double lo = worst->outputs[k].lo, hi = worst->outputs[k].hi;
-    double margin = qb_worst_case_claimed(worst, fmax(fabs(lo), fabs(hi))) - fmax(fabs(lo), fabs(hi));
-    margin = isfinite(margin) ? margin : 0;
-    json_t *range = qb_json_append(json_array(), qb_json_real(nextafter(lo - margin, -INFINITY)));
-    array = qb_json_append(array, qb_json_append(range, qb_json_real(nextafter(hi + margin, INFINITY))));
+    qb_output_range claimed = qb_worst_case_claimed_range(worst, k);
+    json_t *range = qb_json_append(json_array(), qb_json_real(claimed.lo));
+    array = qb_json_append(array, qb_json_append(range, qb_json_real(claimed.hi)));
   }
   return array;
 }

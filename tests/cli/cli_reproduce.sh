@@ -32,6 +32,16 @@ awk -F, 'NR > 1 && $2 == 8 { if ($6 <= last) exit 1; last = $6 }' first/figure5.
 grep -q '</svg>' first/figure5.svg || fail "the picture is cut off"
 grep -q '>layers</text>' first/figure5.svg || fail "the axis has no title"
 
+# Stopped while it works: no file is left half written. (It may have finished before the signal came.)
+"$QBOUND" reproduce figure5 -o stopped --data data </dev/null >text 2>errors &
+worker=$!
+while [ ! -e stopped/figure5.csv.$worker.tmp ] && [ ! -e stopped/figure5.csv ] && kill -0 $worker; do :; done
+kill -TERM $worker || :
+status=0
+wait $worker || status=$?
+[ "$status" = 0 ] || { [ "$status" = 1 ] && grep -q 'reproducing was stopped' errors; } || fail "stopped, it ends with $status"
+[ "$status" = 0 ] || [ "$(ls stopped)" = "" ] || fail "a stopped figure leaves $(ls stopped)"
+
 # Only perceptrons are here: the others are named, and theirs are the bounds.
 status=0
 reproduce equalization -o first --data data >text 2>errors || status=$?

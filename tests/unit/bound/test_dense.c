@@ -31,6 +31,22 @@ static void neighbours_are_those_of_nextafter(void **state) {
   assert_true(qb_up(NAN) == INFINITY && qb_down(NAN) == -INFINITY);
 }
 
+static void floats_around_a_double(void **state) {
+  (void)state;
+  qb_rng rng;
+  qb_rng_seed(&rng, 3, 2);
+  for (int i = 0; i < 10000; i++) {
+    double x = ldexp(qb_rng_range(&rng, -1, 1), (int)qb_rng_below(&rng, 320) - 170);
+    float below = qb_float_down(x), above = qb_float_up(x);
+    assert_true((double)below <= x && x <= (double)above);
+    assert_true(above == below || above == nextafterf(below, INFINITY));
+    assert_true(qb_float_down((double)below) == below && qb_float_up((double)below) == below);
+  }
+  assert_true(qb_float_up(1e300) == INFINITY && qb_float_down(1e300) == FLT_MAX);
+  assert_true(qb_float_up(-1e300) == -FLT_MAX && qb_float_down(-1e300) == -INFINITY);
+  assert_true(qb_float_up(NAN) == INFINITY && qb_float_down(NAN) == -INFINITY);
+}
+
 /* A vector with zeros; where it is zero, the factor may be infinite. */
 static void draw(qb_rng *rng, int n, double *c, double *factor) {
   for (int i = 0; i < n; i++) {
@@ -120,6 +136,7 @@ static void rows_of_weights(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(neighbours_are_those_of_nextafter),
+      cmocka_unit_test(floats_around_a_double),
       cmocka_unit_test(sums_skip_zeros),
       cmocka_unit_test(planes_are_taken_by_sign),
       cmocka_unit_test(rows_of_weights),

@@ -65,6 +65,12 @@ static void a_graph_is_what_was_added(void **state) {
   assert_int_equal(qb_graph_use_count(graph, qb_graph_find(graph, "h")), 1);
 }
 
+static void the_data_of_a_constant(void **state) {
+  const qb_graph *graph = *state;
+  assert_ptr_equal(qb_graph_constant(graph, qb_graph_find(graph, "w")), ones);
+  assert_null(qb_graph_constant(graph, QB_NONE));
+}
+
 static void a_name_is_defined_once(void **state) {
   qb_graph *graph = *state;
   qb_error error;
@@ -238,6 +244,7 @@ static void failed_allocations_are_errors(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(a_graph_is_what_was_added, setup, teardown),
+      cmocka_unit_test_setup_teardown(the_data_of_a_constant, setup, teardown),
       cmocka_unit_test_setup_teardown(a_name_is_defined_once, setup, teardown),
       cmocka_unit_test_setup_teardown(thousands_of_names_are_found, setup, teardown),
       cmocka_unit_test_setup_teardown(inputs_need_a_batch_axis, setup, teardown),
