@@ -219,9 +219,9 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
 
 static qb_status keep_tree(const qb_pair *pair, const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof,
                            qb_error *error) {
-  proof->method = refined->parts > 1 ? "bisection" : "relaxation";
+  proof->method = refined->node_count > 1 ? "bisection" : "relaxation";
   proof->keeps_top = refined->keeps_top && refined->count > 1;
-  proof->node_count = refined->parts > 1 ? refined->node_count : 0;
+  proof->node_count = refined->node_count > 1 ? refined->node_count : 0;
   proof->axis = qb_arena_alloc(arena, (size_t)refined->node_count, sizeof *proof->axis);
   if (proof->axis == NULL)
     return qb_fail_memory(error, "cuts of a ball", (size_t)refined->node_count * sizeof *proof->axis);

@@ -37,7 +37,8 @@ typedef struct qb_backward_node {
   /* per box, from the arena of the box */
   bool ready;
   double *reach[QB_TRACK_COUNT];           /* linear: by output element, |W| max|x| + |b| and its likes */
-  bool is_still;                           /* linear: no input element differs between the networks */
+  bool is_still;                           /* linear: no input element differs between the networks, but for... */
+  double left_out;                         /* ... what moves no output element by more than this */
   qb_narrow_layer narrow;                  /* linear */
   qb_dense_planes relaxed[QB_TRACK_COUNT]; /* kinked: by element, above + and above -; reach is at least
                                               |a| max|x| + |d| max|x' - x| + |constant| */

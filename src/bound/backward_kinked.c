@@ -1,4 +1,6 @@
 /* Linear forms through piecewise linear activations and quantizers: lines and planes of kink.h. */
+#include <string.h>
+
 #include "base/error.h"
 #include "bound/backward_internal.h"
 #include "bound/node_kinks.h"
@@ -16,22 +18,82 @@ typedef struct element {
   qb_interval x[QB_TRACK_COUNT];
   qb_line f, upper, lower; /* the pieces when stable */
   bool f_stable, g_stable;
+  bool nearly; /* the pieces are those of all but the ends of the intervals */
 } element;
 
-static element element_of(const qb_backward *backward, qb_node_id id, int64_t i) {
+static element element_within(const qb_backward *backward, qb_node_id id, int64_t i,
+                              const qb_interval x[QB_TRACK_COUNT]) {
   static const qb_kink rectifier = {.lo = 0, .hi = INFINITY};
-  qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
-  element e;
+  element e = {.nearly = false};
   if (backward->nodes[id].is_rectifier)
     e.kinks = (qb_kink_pair){rectifier, rectifier, rectifier};
   else
-    e.kinks = qb_node_kinks(backward->pair, id, i, interval_of(backward, x, QB_TRACK_QUANTIZED, i));
-  for (int track = 0; track < QB_TRACK_COUNT; track++)
-    e.x[track] = interval_of(backward, x, track, i);
+    e.kinks = qb_node_kinks(backward->pair, id, i, x[QB_TRACK_QUANTIZED]);
+  memcpy(e.x, x, sizeof e.x);
   const qb_interval *q = &e.x[QB_TRACK_QUANTIZED];
   e.f_stable = qb_kink_is_linear(&e.kinks.original, e.x[QB_TRACK_ORIGINAL].lo, e.x[QB_TRACK_ORIGINAL].hi, &e.f);
   e.g_stable = qb_kink_is_linear(&e.kinks.upper, q->lo, q->hi, &e.upper);
   e.g_stable = qb_kink_is_linear(&e.kinks.lower, q->lo, q->hi, &e.lower) && e.g_stable;
+  return e;
+}
+
+static element element_of(const qb_backward *backward, qb_node_id id, int64_t i) {
+  qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
+  qb_interval in[QB_TRACK_COUNT];
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    in[track] = interval_of(backward, x, track, i);
+  return element_within(backward, id, i, in);
+}
+
+/* A kink so near to an end, as a share of the tensor's largest element, counts as outside: ends often lie exactly
+ * there, and another evaluation with its own rounding is to find the same elements. */
+static const double NEAR = 0x1p-30;
+
+static qb_interval without_ends(qb_interval x, double end) {
+  double middle = 0.5 * x.lo + 0.5 * x.hi;
+  return x.hi - x.lo > 2 * end ? (qb_interval){x.lo + end, x.hi - end} : (qb_interval){middle, middle};
+}
+
+static bool is_point(qb_interval x) { return x.lo == x.hi; }
+
+static double largest_of(const qb_backward *backward, qb_value_id value, int track) {
+  double largest = 0;
+  for (int64_t i = 0; i < backward->box->states[value].count; i++)
+    largest = qb_larger(largest, qb_walk_reach(backward, value, track, i));
+  return isfinite(largest) ? largest : 0;
+}
+
+/* What underflows is no end either. */
+static const double UNDERFLOW = 0x1p-900;
+
+/* By how much intervals in front of a node are shortened. */
+static void find_ends(const qb_backward *backward, qb_value_id value, double end[2]) {
+  for (int track = 0; track < 2; track++)
+    end[track] = NEAR * largest_of(backward, value, track) + UNDERFLOW;
+}
+
+static element element_inside(const qb_backward *backward, qb_node_id id, int64_t i, const double end[2]) {
+  qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
+  qb_interval in[QB_TRACK_COUNT];
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    in[track] = interval_of(backward, x, track, i);
+  for (int track = 0; track < 2; track++)
+    in[track] = without_ends(in[track], end[track]);
+  return element_within(backward, id, i, in);
+}
+
+/* The element with its pieces; those of the shortened intervals where it is linear there. */
+static element classify(const qb_backward *backward, qb_node_id id, int64_t i, const double end[2]) {
+  element e = element_of(backward, id, i);
+  if (e.f_stable && e.g_stable)
+    return e;
+  element inside = element_inside(backward, id, i, end);
+  if (inside.f_stable && inside.g_stable) {
+    e.f = inside.f;
+    e.upper = inside.upper;
+    e.lower = inside.lower;
+    e.nearly = true;
+  }
   return e;
 }
 
@@ -73,6 +135,19 @@ static relaxed stable_plane(const element *e, double sign) {
   return relax(sign * slope, sign * g->slope, constant, reach);
 }
 
+/* With the slopes of the pieces, above all corners. */
+static relaxed nearly_stable_plane(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
+                                   double sign) {
+  double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
+  const qb_line *g = sign > 0 ? &e->upper : &e->lower;
+  qb_corners corners;
+  if (!qb_kink_corners(&e->kinks.original, sign > 0 ? &e->kinks.upper : &e->kinks.lower, e->x[QB_TRACK_ORIGINAL],
+                       e->x[QB_TRACK_QUANTIZED], e->x[QB_TRACK_DIFFERENCE], &corners))
+    return constant_above(backward, id, QB_TRACK_DIFFERENCE, i, sign);
+  qb_plane plane = qb_kink_plane_with(&corners, 0, sign, sign * (g->slope - e->f.slope), sign * g->slope);
+  return relax(plane.a, plane.d, plane.constant, reach);
+}
+
 static relaxed plane_above(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
                            const qb_corners *corners, double sign) {
   double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
@@ -100,7 +175,8 @@ static void store(const relaxed *plane, int sign, int64_t i, qb_dense_planes *pl
   planes->reach[sign][i] = plane->reach;
 }
 
-static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, qb_error *error) {
+static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, const double end[2],
+                                 qb_error *error) {
   qb_backward_node *data = &backward->nodes[id];
   bool enough = true;
   for (int track = 0; track < QB_TRACK_COUNT; track++)
@@ -108,8 +184,8 @@ static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n
   data->unstable = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof(int32_t));
   data->unstable_count = 0;
   for (int64_t i = 0; data->unstable != NULL && i < n; i++) {
-    element e = element_of(backward, id, i);
-    if (!e.f_stable || !e.g_stable)
+    element e = classify(backward, id, i, end);
+    if (!e.nearly && (!e.f_stable || !e.g_stable))
       data->unstable[data->unstable_count++] = (int32_t)i;
   }
   for (int sign = 0; sign < 2; sign++) {
@@ -141,9 +217,11 @@ qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_er
   int64_t n = backward->box->states[backward->pair->quantized->nodes[id].output].count;
   int swap = qb_backward_fault_planted == QB_BACKWARD_FAULT_SWAPPED_SIGNS;
   int32_t next = 0;
-  QB_TRY(allocate_planes(backward, id, n, error));
+  double end[2];
+  find_ends(backward, backward->pair->quantized->nodes[id].inputs[0], end);
+  QB_TRY(allocate_planes(backward, id, n, end, error));
   for (int64_t i = 0; i < n; i++) {
-    element e = element_of(backward, id, i);
+    element e = classify(backward, id, i, end);
     bool unstable = next < data->unstable_count && data->unstable[next] == i;
     for (int k = 0; k < 2; k++) {
       double sign = k == 0 ? 1 : -1;
@@ -151,7 +229,9 @@ qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_er
         relaxed line = line_above(backward, id, track, i, &e, sign);
         store(&line, k ^ swap, i, &data->relaxed[track]);
       }
-      relaxed plane = unstable ? (relaxed){0} : stable_plane(&e, sign);
+      relaxed plane = unstable   ? (relaxed){0}
+                      : e.nearly ? nearly_stable_plane(backward, id, i, &e, sign)
+                                 : stable_plane(&e, sign);
       if (!unstable)
         store(&plane, k, i, &data->relaxed[QB_TRACK_DIFFERENCE]);
     }
@@ -196,11 +276,14 @@ int64_t qb_backward_slopes(const qb_backward *backward, qb_slopes *list) {
 
 int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int64_t *element_ids) {
   int64_t count = 0;
+  double end[2];
+  find_ends(backward, value, end);
   for (int64_t i = 0; i < backward->box->states[value].count; i++) {
     bool unstable = false;
     for (int32_t k = 0; k < backward->reader_count[value] && !unstable; k++) {
-      element e = element_of(backward, backward->readers[value][k], i);
-      unstable = !e.f_stable || !e.g_stable;
+      element e = element_inside(backward, backward->readers[value][k], i, end);
+      unstable =
+          (!e.f_stable && !is_point(e.x[QB_TRACK_ORIGINAL])) || (!e.g_stable && !is_point(e.x[QB_TRACK_QUANTIZED]));
     }
     if (unstable)
       element_ids[count++] = i;
@@ -217,10 +300,11 @@ typedef struct row_view {
   double constant, lost;
 } row_view;
 
-/* The plane above A y + D (y' - y) of an unstable element as a whole, lowest at `at` or, without it, at the centre. */
+/* The plane above A y + D (y' - y) of an unstable element as a whole, lowest near `at` or, without it, at the centre.
+ */
 static void apply_joint(row_view *row, int64_t i, const qb_corners *corners, const double *at, const double reach[2]) {
   double a = row->a == NULL ? 0 : row->a[i], d = row->d[i];
-  qb_plane plane = at == NULL ? qb_kink_plane(corners, a, d) : qb_kink_plane_at(corners, a, d, at);
+  qb_plane plane = at == NULL ? qb_kink_plane(corners, a, d) : qb_kink_plane_near(corners, a, d, at);
   if (at != NULL && qb_backward_fault_planted == QB_BACKWARD_FAULT_TANGENT)
     plane.constant = qb_kink_plane(corners, a, d).constant;
   relaxed joint = relax(plane.a, plane.d, plane.constant, reach);

@@ -80,6 +80,10 @@ static double *reach_of_input(qb_backward *backward, qb_value_id value, int trac
   return x;
 }
 
+/* Differences of this share of the largest value are what rounding makes of none. They are left out, so that forms do
+ * not depend on it, and counted. */
+static const double STILL = 0x1p-200;
+
 /* sum over the layer of |W| max|x| + |b| for both networks, and |W' - W| max|x| + |W'| max|d| + |b' - b|. */
 qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_error *error) {
   const qb_graph *graph = backward->pair->quantized;
@@ -94,6 +98,11 @@ qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_er
       return qb_fail_memory(error, graph->nodes[id].name, (size_t)n * sizeof(double));
   }
   const float *const *w = data->plain, *const *b = data->plain_bias;
+  double most[QB_TRACK_COUNT] = {0};
+  for (int track = 0; track < QB_TRACK_COUNT; track++)
+    for (int64_t i = 0; i < backward->box->states[x].count; i++)
+      most[track] = qb_larger(most[track], in[track][i]);
+  data->is_still = most[QB_TRACK_DIFFERENCE] <= STILL * most[QB_TRACK_ORIGINAL];
   for (int track = 0; track < 2; track++)
     QB_TRY(qb_affine_apply_absolute(graph, &data->linear, w[track], NULL, b[track], NULL, in[track], data->reach[track],
                                     &backward->box_arena, error));
@@ -101,9 +110,11 @@ qb_status qb_backward_prepare_linear(qb_backward *backward, qb_node_id id, qb_er
                                   data->reach[QB_TRACK_DIFFERENCE], &backward->box_arena, error));
   QB_TRY(qb_affine_apply_absolute(graph, &data->linear, w[1], w[0], b[1], b[0], in[QB_TRACK_ORIGINAL], moved,
                                   &backward->box_arena, error));
-  for (int64_t i = 0; i < n; i++)
+  data->left_out = 0;
+  for (int64_t i = 0; i < n; i++) {
+    data->left_out = qb_larger(data->left_out, data->reach[QB_TRACK_DIFFERENCE][i]);
     data->reach[QB_TRACK_DIFFERENCE][i] += moved[i];
-  data->is_still = qb_dense_is_zero(backward->box->states[x].count, in[QB_TRACK_DIFFERENCE]);
+  }
   return QB_OK;
 }
 
@@ -149,6 +160,16 @@ static void round_to_float(double *c, int64_t count) {
     c[i] = (double)(float)(c[i] * 0.99999);
 }
 
+/* D d for differences d of which W' d has no element above `most`. */
+static void leave_out(qb_walk *walk, const double *rows, int64_t outputs, double most) {
+  for (int64_t r = 0; most > 0 && r < walk->rows; r++) {
+    double sum = 0;
+    for (int64_t i = 0; i < outputs; i++)
+      sum += fabs(rows[r * outputs + i]);
+    walk->lost[r] += 1.01 * sum * most + DBL_MIN;
+  }
+}
+
 qb_status qb_walk_linear(qb_walk *walk, qb_node_id id) {
   const qb_graph *graph = walk->backward->pair->quantized;
   const qb_backward_node *data = &walk->backward->nodes[id];
@@ -170,8 +191,10 @@ qb_status qb_walk_linear(qb_walk *walk, qb_node_id id) {
   if (d == NULL)
     return QB_OK;
   account(walk, &s, d, data->bias[QB_WEIGHT_CHANGE], data->reach[QB_TRACK_DIFFERENCE], gamma);
-  if (data->is_still)
+  if (data->is_still) {
+    leave_out(walk, d, s.outputs, data->left_out);
     return QB_OK;
+  }
   double *carried = qb_walk_target(walk, x, 1, terms);
   if (carried == NULL)
     return qb_fail_memory(walk->error, graph->nodes[id].name, (size_t)(walk->rows * s.inputs) * sizeof *c);

@@ -9,17 +9,19 @@
 #include "base/error.h"
 #include "bound/backward_internal.h"
 
-/* Inputs that a form hardly depends on stay in the middle: less than about this share of its largest part. Where a
- * coordinate goes is one of a few steps, so that another evaluation with its own rounding goes to the same point. */
-static const double FAINT = 1e-3, STEPS = 16;
+/* Inputs that a form hardly depends on stay in the middle: less than about FAINT of its largest part, or NOTHING of its
+ * bound, where rounding alone may be what is left. Where a coordinate goes is one of a few steps, so that another
+ * evaluation with its own rounding goes to the same point. */
+static const double FAINT = 1e-3, NOTHING = 1e-6, STEPS = 16;
 
-/* Adds the corner of one form with coefficients c (NULL: none), in steps from the middle towards the ends. */
-static void add_corner(const qb_box_track *x, int64_t n, const double *c, double *steps) {
+/* Adds the corner of one form with coefficients c (NULL: none) and what it is at most, in steps from the middle towards
+ * the ends. */
+static void add_corner(const qb_box_track *x, int64_t n, const double *c, double upper, double *steps) {
   double largest = 0;
   for (int64_t i = 0; c != NULL && i < n; i++)
     largest = qb_larger(largest, fabs(c[i]) * (x->hi[i] - x->lo[i]));
   for (int64_t i = 0; c != NULL && i < n; i++) {
-    double part = c[i] * (x->hi[i] - x->lo[i]), size = fabs(part) + FAINT * largest;
+    double part = c[i] * (x->hi[i] - x->lo[i]), size = fabs(part) + FAINT * largest + NOTHING * fabs(upper);
     steps[i] += size > 0 ? rint(STEPS * part / size) : 0;
   }
 }
@@ -32,15 +34,15 @@ static void find_point(const qb_box_track *x, int64_t n, int32_t count, const do
   }
 }
 
-/* The points after one more corner, `count` in all, and both networks there. */
-static qb_status move_on(qb_walk *walk, int32_t count, double *steps, double *points) {
+/* The points after one more corner, `count` in all, and both networks there; `upper`: of the forms that gave it. */
+static qb_status move_on(qb_walk *walk, int32_t count, const double *upper, double *steps, double *points) {
   qb_value_id input = walk->backward->pair->quantized->inputs[0];
   const qb_box_state *state = &walk->backward->box->states[input];
   const qb_box_track *x = &state->track[QB_TRACK_ORIGINAL];
   const double *c = walk->coefficient[0][input];
   int64_t n = state->count;
   for (int64_t r = 0; r < walk->rows; r++) {
-    add_corner(x, n, c == NULL ? NULL : c + r * n, steps + r * n);
+    add_corner(x, n, c == NULL ? NULL : c + r * n, upper[r], steps + r * n);
     find_point(x, n, count, steps + r * n, points + r * n);
   }
   return qb_walk_evaluate(walk, points);
@@ -66,7 +68,7 @@ static qb_status turn(qb_walk *walk, const qb_rows *rows, int64_t first, double 
   for (*turns = 0; gained && *turns < rows->turns; ++*turns) {
     if (*turns > 0 && rows->deadline > 0 && qb_clock_seconds() > rows->deadline)
       break;
-    QB_TRY(move_on(walk, *turns + 1, memory, memory + all));
+    QB_TRY(move_on(walk, *turns + 1, *turns == 0 ? upper : turned, memory, memory + all));
     qb_walk_empty(walk);
     QB_TRY(qb_walk_back(walk, rows, first));
     qb_walk_upper(walk, turned);

@@ -202,6 +202,7 @@ static qb_status tighten_hidden(ball_call *call, qb_node_id id, int64_t *element
   if (status == QB_OK && call->missed > 0) {
     copy_intervals(&call->box->states[value], again, count, kept, true);
     call->ball->hidden_skipped += (double)count;
+    call->ball->late = true;
   }
   call->ball->relaxed[id] = call->missed == 0;
   qb_free(kept);
@@ -297,8 +298,10 @@ static qb_status bound_outputs(ball_call *call, qb_value_id output) {
   int64_t count = one ? 1 : state->count;
   for (int64_t i = 0; i < count; i++)
     element[i] = one ? call->settings->output : i;
+  call->missed = 0;
   if (qb_backward_crosses(call->backward, output))
     status = tighten_outputs(call, output, element, count, !one);
+  ball->late = ball->late || call->missed > 0;
   for (int64_t i = 0; i < state->count; i++)
     ball->from_interval += ball->difference[i].lo == state->track[QB_TRACK_DIFFERENCE].lo[i] ||
                            ball->difference[i].hi == state->track[QB_TRACK_DIFFERENCE].hi[i];

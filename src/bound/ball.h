@@ -35,6 +35,7 @@ typedef struct qb_ball {
   int64_t top;             /* the output whose interval has the largest middle */
   bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
   double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work or time */
+  bool late;               /* something was, for lack of time */
   bool *relaxed;           /* (nodes of the quantized graph) undecided elements of its output were relaxed */
   int64_t slope_count;     /* 0 also when they were more than asked for */
   qb_slopes *slopes;       /* (slope_count) of the planes that forms were carried through */

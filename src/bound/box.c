@@ -668,9 +668,7 @@ static qb_status rule_quantize_linear(box_call *call) {
     double least = qb_down(s * ((double)call->node->attributes.quantize.lo - z));
     double most = qb_up(s * ((double)call->node->attributes.quantize.hi - z));
     double lo = x->track[0].lo[i], hi = x->track[0].hi[i], dlo = x->track[2].lo[i], dhi = x->track[2].hi[i];
-    /* half a step, and the rounding of the float32 division, which may turn a near tie */
-    double half = qb_up(qb_quantizer_reach(call->node, s, z) * (1 + 0x1p-20)) +
-                  0x1p-23 * fmax(fabs(x->track[1].lo[i]), fabs(x->track[1].hi[i]));
+    double half = qb_quantizer_reach(call->node, s, z);
     half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
     /* saturated codes may be off, too: x'' lies between the clamps to [least, high] and to [low, most] */
     double off = (double)call->node->attributes.quantize.steps * s;

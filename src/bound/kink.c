@@ -118,22 +118,30 @@ static void find_centre(const hexagon *h, qb_corners *corners) {
   }
 }
 
+static void find_extent(qb_corners *corners) {
+  for (int k = 0; k < 3; k++) {
+    corners->least[k] = INFINITY;
+    corners->most[k] = -INFINITY;
+  }
+  for (int i = 0; i < corners->count; i++) {
+    double at[3] = {corners->a[i], corners->d[i], corners->a[i] + corners->d[i]};
+    for (int k = 0; k < 3; k++) {
+      corners->least[k] = qb_smaller(corners->least[k], at[k]);
+      corners->most[k] = qb_larger(corners->most[k], at[k]);
+    }
+  }
+}
+
 /* Slopes are chosen from corners that lie apart: those that only rounding keeps apart make no plane. */
 static void list_knots(qb_corners *corners) {
-  double least_a = INFINITY, most_a = -INFINITY, least_d = INFINITY, most_d = -INFINITY;
-  for (int i = 0; i < corners->count; i++) {
-    least_a = qb_smaller(least_a, corners->a[i]);
-    most_a = qb_larger(most_a, corners->a[i]);
-    least_d = qb_smaller(least_d, corners->d[i]);
-    most_d = qb_larger(most_d, corners->d[i]);
-  }
+  double wide_a = corners->most[0] - corners->least[0], wide_d = corners->most[1] - corners->least[1];
   corners->knot_count = 0;
   for (int i = 0; i < corners->count; i++) {
     bool apart = true;
     for (int k = 0; k < corners->knot_count && apart; k++) {
       int at = corners->knot[k];
-      apart = fabs(corners->a[i] - corners->a[at]) > 1e-8 * (most_a - least_a) ||
-              fabs(corners->d[i] - corners->d[at]) > 1e-8 * (most_d - least_d);
+      apart =
+          fabs(corners->a[i] - corners->a[at]) > 1e-8 * wide_a || fabs(corners->d[i] - corners->d[at]) > 1e-8 * wide_d;
     }
     if (apart)
       corners->knot[corners->knot_count++] = (int8_t)i;
@@ -161,6 +169,7 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
     for (int i = 0; i < m; i++)
       add_corner(&h, f, g, second[i] - third[k], second[i], third[k], corners);
   }
+  find_extent(corners);
   find_centre(&h, corners);
   list_knots(corners);
   return corners->count > 0;
@@ -279,7 +288,7 @@ static void lowest_slopes(const knot *knots, int count, bool flat_x, bool flat_y
   *q = flat_y ? 0 : slope;
 }
 
-qb_plane qb_kink_plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]) {
+static qb_plane plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]) {
   knot knots[QB_KINK_CORNERS];
   double wide_a = 0, wide_d = 0, p, q;
   for (int i = 0; i < corners->count; i++) {
@@ -302,5 +311,34 @@ qb_plane qb_kink_plane_at(const qb_corners *corners, double on_f, double on_d, c
 }
 
 qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
-  return qb_kink_plane_at(corners, on_f, on_d, (const double[2]){corners->centre_a, corners->centre_d});
+  return plane_at(corners, on_f, on_d, (const double[2]){corners->centre_a, corners->centre_d});
+}
+
+/* Points often lie where two planes are equally low: at a kink, in a corner, on an edge. So that another evaluation,
+ * rounded otherwise, chooses the same plane, slopes are those of the middle of a cell, whose borders no such point is
+ * likely to meet. */
+enum { CELLS = 32 };
+static const double BORDER = 0.31371, INSIDE = 0.953;
+
+static double middle_of_cell(double least, double most, double at) {
+  double cell = floor(qb_clamp((at - least) / (most - least), 0, 1) * CELLS + BORDER);
+  return least + (most - least) * (qb_clamp(cell, 0, CELLS - 1) + 0.5 - BORDER) / CELLS;
+}
+
+/* How far from `from`, inside, to `to` and beyond, as a multiple, a coordinate stays within its range. */
+static double room(double least, double most, double from, double to) {
+  return to > from ? (most - from) / (to - from) : to < from ? (from - least) / (from - to) : INFINITY;
+}
+
+qb_plane qb_kink_plane_near(const qb_corners *corners, double on_f, double on_d, const double at[2]) {
+  const double *least = corners->least, *most = corners->most;
+  double from[3] = {corners->centre_a, corners->centre_d, corners->centre_a + corners->centre_d}, to[3], part = 1;
+  for (int k = 0; k < 2; k++)
+    to[k] = most[k] > least[k] ? middle_of_cell(least[k], most[k], at[k]) : from[k];
+  to[2] = to[0] + to[1];
+  for (int k = 0; k < 3; k++)
+    part = qb_smaller(part, INSIDE * room(least[k], most[k], from[k], to[k]));
+  part = qb_larger(part, 0);
+  return plane_at(corners, on_f, on_d,
+                  (const double[2]){from[0] + part * (to[0] - from[0]), from[1] + part * (to[1] - from[1])});
 }

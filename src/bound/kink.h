@@ -43,6 +43,7 @@ typedef struct qb_corners {
   double f[QB_KINK_CORNERS], g[QB_KINK_CORNERS]; /* y and y' there */
   int knot_count;
   int8_t knot[QB_KINK_CORNERS]; /* (knot_count) indices of corners that lie apart: slopes are chosen from them */
+  double least[3], most[3];     /* of a, d, a + d at the corners */
   double centre_a, centre_d;    /* a point inside: planes are lowest there */
   double magnitude;             /* of everything above, for rounding */
   double steepest;              /* largest slope of f and g */
@@ -64,8 +65,8 @@ bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_inter
 /* A plane above on_f f(a) + on_d (g(a + d) - f(a)) on the hexagon, lowest at the centre. */
 qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d);
 
-/* The same, lowest at another point of the hexagon. */
-qb_plane qb_kink_plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]);
+/* The same, lowest near another point of the hexagon: the middle of its cell of a grid, moved inside. */
+qb_plane qb_kink_plane_near(const qb_corners *corners, double on_f, double on_d, const double at[2]);
 
 /* The plane above with given slopes and the smallest constant. */
 qb_plane qb_kink_plane_with(const qb_corners *corners, double on_f, double on_d, double slope_a, double slope_d);

@@ -48,11 +48,15 @@ static qb_kink function_of(const qb_graph *graph, const qb_node *node, const qb_
   }
 }
 
-/* clamp(s round(x / s)) for x moved by `slack` >= 0 towards `direction`; the quotient may be rounded either way, or
- * down where `reach` is 1 and not 1/2. */
-static double code_value(double x, double s, double slack, double reach, double direction) {
-  double steps = (x + direction * slack) / s;
-  return s * (direction > 0 ? floor(qb_up(steps) + reach) : ceil(qb_down(steps) - reach));
+/* A number so near to where the next code begins counts as there: it often lies exactly there, and another evaluation
+ * with its own rounding is to find the same code. */
+static const double NEAR = 0x1p-30;
+
+/* The last multiple of s that x, moved by `half` >= 0 towards `direction`, reaches. */
+static double code_value(double x, double s, double half, double direction) {
+  if (direction > 0)
+    return s * floor(qb_up(qb_up(x + half) / s) + NEAR);
+  return s * ceil(qb_down(qb_down(x - half) / s) - NEAR);
 }
 
 /* x'' = clamp(s round(x' / s)) lies between clamp(x' - s/2) and clamp(x' + s/2), either rounding of ties included, and
@@ -66,17 +70,14 @@ static void quantizer_kinks(const qb_graph *graph, qb_node_id id, int64_t i, qb_
     const qb_view *zero = &graph->values[node->inputs[2]].constant;
     z = (double)qb_view_f32(zero)[qb_view_elements(zero) == 1 ? 0 : c];
   }
-  /* half a step, and the float32 division, which may turn a near tie: as in box.c */
-  double slack = qb_up(s * 0x1p-21) + 0x1p-23 * qb_interval_magnitude(x);
-  double steps = (node->attributes.quantize.rounding == QB_ROUND_DOWN ? 1 : 0.5) + node->attributes.quantize.steps;
-  double half = qb_up(qb_quantizer_reach(node, s, z) + slack);
+  double half = qb_quantizer_reach(node, s, z);
   /* exact: 24 bits of s times 17 of a code */
   double least = s * ((double)node->attributes.quantize.lo - z), most = s * ((double)node->attributes.quantize.hi - z);
   /* a saturated code may be off, too; exact as above */
   double off = (double)node->attributes.quantize.steps * s, high = fmax(most - off, least),
          low = fmin(least + off, most);
-  double first = qb_clamp(code_value(x.lo, s, slack, steps, -1), least, high);
-  double last = qb_clamp(code_value(x.hi, s, slack, steps, 1), low, most);
+  double first = qb_clamp(code_value(x.lo, s, half, -1), least, high);
+  double last = qb_clamp(code_value(x.hi, s, half, 1), low, most);
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_HALF_STEP)
     half = 0;
   if (qb_backward_fault_planted == QB_BACKWARD_FAULT_NO_CLAMP)

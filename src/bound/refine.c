@@ -19,6 +19,8 @@ typedef struct part {
   double *influence;       /* (inputs) */
   double size;             /* largest |difference| that counts */
   bool keeps_top;
+  bool late;        /* not all of it was done in time */
+  bool dropped;     /* no part any more */
   int32_t axis;     /* -1: a leaf */
   int64_t child[2]; /* indices into parts */
 } part;
@@ -115,7 +117,8 @@ static qb_status bound_part(refine_call *call, int32_t thread, const part *aroun
     how.timeout_seconds = fmax(1e-3, call->deadline - qb_clock_seconds());
   qb_status status = qb_bound_ball(call->backward[thread], &domain, &how, &ball, error);
   *applies = status == QB_OK && ball.applies;
-  if (*applies)
+  p->late = *applies && ball.late;
+  if (*applies && (around == NULL || !p->late))
     learn(call, &ball, around, p);
   else if (status == QB_OK)
     snprintf(call->result->why, sizeof call->result->why, "%s", ball.why); /* the same whichever thread writes it */
@@ -159,7 +162,7 @@ static int32_t choose(const refine_call *call, int64_t chosen[2 * CUTS_A_ROUND])
   int64_t open[CUTS_A_ROUND];
   for (int64_t i = 0; i < call->count; i++) {
     const part *p = &call->parts[i];
-    if (p->axis >= 0 || best_axis(call, p) < 0)
+    if (p->axis >= 0 || p->dropped || best_axis(call, p) < 0)
       continue;
     if (call->settings->ball.decide && !p->keeps_top)
       insert(call, open, &undecided, CUTS_A_ROUND - most, i);
@@ -209,6 +212,21 @@ static qb_status bound_halves(refine_call *call, const int64_t *chosen, int32_t 
   return status;
 }
 
+/* Takes back cuts of which a half was not done in time, because who repeats the bound has to know what was done. False
+ * when there were any. */
+static bool undo_late_cuts(refine_call *call, const int64_t *chosen, int32_t count) {
+  bool in_time = true;
+  for (int32_t i = 0; i < count; i++) {
+    part *p = &call->parts[chosen[i]], *halves[2] = {&call->parts[p->child[0]], &call->parts[p->child[1]]};
+    if (!halves[0]->late && !halves[1]->late)
+      continue;
+    p->axis = -1;
+    halves[0]->dropped = halves[1]->dropped = true;
+    in_time = false;
+  }
+  return in_time;
+}
+
 static bool out_of_budget(const refine_call *call) {
   const qb_refine_settings *s = call->settings;
   return (s->timeout_seconds > 0 && qb_clock_seconds() > call->deadline) ||
@@ -232,6 +250,8 @@ static qb_status refine(refine_call *call) {
       if (!cut(call, chosen[i]))
         return qb_fail_memory(call->error, "parts of a box", (size_t)call->inputs * sizeof(float));
     QB_TRY(bound_halves(call, chosen, count));
+    if (!undo_late_cuts(call, chosen, count))
+      return QB_OK;
   }
   return QB_OK;
 }
@@ -261,7 +281,7 @@ static qb_status collect(refine_call *call) {
   r->keeps_top = call->settings->ball.decide;
   for (int64_t i = 0; i < call->count; i++) {
     const part *p = &call->parts[i];
-    if (p->axis >= 0)
+    if (p->axis >= 0 || p->dropped)
       continue;
     r->keeps_top = r->keeps_top && p->keeps_top;
     for (int64_t k = 0; k < call->outputs; k++) {
@@ -270,6 +290,7 @@ static qb_status collect(refine_call *call) {
     }
   }
   write_tree(call, 0, r->axis, &at);
+  r->node_count = at;
   return QB_OK;
 }
 

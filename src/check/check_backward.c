@@ -135,7 +135,9 @@ typedef struct element {
   bends b;
   triple in, out;
   double slope[3], constant[3]; /* of f, up, down where they are straight */
-  bool decided;
+  bool f_decided, q_decided, decided;
+  bool nearly;    /* not decided, but straight on all but the ends of the ranges... */
+  double most[3]; /* ...with these slopes there */
 } element;
 
 static element element_in(const back_box *box, qb_node_id id, int64_t i, triple in) {
@@ -144,6 +146,8 @@ static element element_in(const back_box *box, qb_node_id id, int64_t i, triple 
   bool f = bend_is_straight(&e.b.f, e.in.x, &e.slope[0], &e.constant[0]);
   bool up = bend_is_straight(&e.b.up, e.in.q, &e.slope[1], &e.constant[1]);
   bool down = bend_is_straight(&e.b.down, e.in.q, &e.slope[2], &e.constant[2]);
+  e.f_decided = f;
+  e.q_decided = up && down;
   e.decided = f && up && down;
   return e;
 }
@@ -153,23 +157,40 @@ static element element_of(const back_box *box, qb_node_id id, int64_t i) {
   return element_in(box, id, i, box->ranges->values[node->inputs[0]].at[i]);
 }
 
-/* Whether the element is decided in a range that is wider by the slack. */
-static bool is_undecided(const back_box *box, qb_node_id id, int64_t i) {
-  triple t = box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]].at[i];
-  double x = box->slack * range_size(t.x), q = box->slack * range_size(t.q);
-  t.x = (range){t.x.lo - x, t.x.hi + x};
-  t.q = (range){t.q.lo - q, t.q.hi + q};
-  return !element_in(box, id, i, t).decided;
+/* A range less its ends. */
+static range shortened(range r, double end) {
+  return r.hi - r.lo > 2 * end ? (range){r.lo + end, r.hi - end} : point(0.5 * r.lo + 0.5 * r.hi);
+}
+
+/* 2^-30 of the largest element: whether a break lies so near to an end of a range is not to depend on rounding. */
+static triple ends_of(const cells *x) {
+  triple largest = {point(0), point(0), point(0)};
+  for (int64_t i = 0; i < x->count; i++) {
+    largest.x.hi = fmax(largest.x.hi, range_size(x->at[i].x));
+    largest.q.hi = fmax(largest.q.hi, range_size(x->at[i].q));
+  }
+  largest.x.hi = (isfinite(largest.x.hi) ? 0x1p-30 * largest.x.hi : 0) + 0x1p-900; /* what underflows, neither */
+  largest.q.hi = (isfinite(largest.q.hi) ? 0x1p-30 * largest.q.hi : 0) + 0x1p-900;
+  return largest;
+}
+
+/* Points leave nothing open. */
+static bool leaves_undecided(const back_box *box, qb_node_id id, int64_t i, triple t) {
+  element e = element_in(box, id, i, t);
+  return (!e.f_decided && t.x.lo < t.x.hi) || (!e.q_decided && t.q.lo < t.q.hi);
 }
 
 int64_t undecided_of(const back_box *box, qb_value_id value, int64_t *list) {
   const qb_graph *graph = box->pair->pair->quantized;
+  const cells *x = &box->ranges->values[value];
+  triple end = ends_of(x);
   int64_t count = 0;
-  for (int64_t i = 0; i < box->ranges->values[value].count; i++) {
+  for (int64_t i = 0; i < x->count; i++) {
+    triple t = {shortened(x->at[i].x, end.x.hi), shortened(x->at[i].q, end.q.hi), x->at[i].d};
     bool undecided = false;
     for (qb_node_id id = 0; !undecided && id < graph->node_count; id++)
       if (box->pair->bent[id] && graph->nodes[id].inputs[0] == value)
-        undecided = is_undecided(box, id, i);
+        undecided = leaves_undecided(box, id, i, t);
     if (undecided)
       list[count++] = i;
   }
@@ -215,16 +236,40 @@ static plane moved_above(const element *e, double sign) {
   return (plane){sign * slope, sign * e->slope[g], constant};
 }
 
-static void prepare_element(back_box *box, qb_node_id id, int64_t i, const triple *out) {
-  back_node *n = &box->nodes[id];
+static element classify(const back_box *box, qb_node_id id, int64_t i, const triple *end) {
   element e = element_of(box, id, i);
-  const double *claimed = e.decided ? NULL : claimed_slopes(box, id, i);
+  triple inside = {shortened(e.in.x, end->x.hi), shortened(e.in.q, end->q.hi), e.in.d};
+  if (e.decided)
+    return e;
+  element most = element_in(box, id, i, inside);
+  e.nearly = most.decided;
+  memcpy(e.most, most.slope, sizeof e.most);
+  return e;
+}
+
+/* With the slopes of the pieces, above all corners. */
+static plane nearly_moved_above(const element *e, range out, double sign) {
+  int g = sign > 0 ? 1 : 2;
+  corners c;
+  if (!corners_find(&e->b.f, sign > 0 ? &e->b.up : &e->b.down, &e->in, &c))
+    return range_above(out, sign);
+  return plane_above(&c, 0, sign, sign * (e->most[g] - e->most[0]), sign * e->most[g]);
+}
+
+static void prepare_element(back_box *box, qb_node_id id, int64_t i, const triple *end, const triple *out) {
+  back_node *n = &box->nodes[id];
+  element e = classify(box, id, i, end);
+  const double *claimed = e.decided || e.nearly ? NULL : claimed_slopes(box, id, i);
   for (int side = 0; side < 2; side++) {
     double sign = side == 0 ? 1 : -1, slope[2];
     for (int kind = 0; kind < FORM_D; kind++)
       n->line[kind][side][i] = line_above(&e, kind, sign, out, claimed);
     if (e.decided) {
       n->moved[side][i] = moved_above(&e, sign);
+      continue;
+    }
+    if (e.nearly) {
+      n->moved[side][i] = nearly_moved_above(&e, out->d, sign);
       continue;
     }
     corners *c = &n->corners[side][n->undecided[i]];
@@ -243,10 +288,13 @@ static void prepare_element(back_box *box, qb_node_id id, int64_t i, const tripl
 static qb_status prepare_planes(back_box *box, qb_node_id id, qb_error *error) {
   back_node *n = &box->nodes[id];
   const cells *y = &box->ranges->values[box->pair->pair->quantized->nodes[id].output];
+  triple end = ends_of(&box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]]);
   int32_t undecided = 0;
   bool enough = (n->undecided = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof *n->undecided)) != NULL;
-  for (int64_t i = 0; enough && i < y->count; i++)
-    n->undecided[i] = element_of(box, id, i).decided ? -1 : undecided++;
+  for (int64_t i = 0; enough && i < y->count; i++) {
+    element e = classify(box, id, i, &end);
+    n->undecided[i] = e.decided || e.nearly ? -1 : undecided++;
+  }
   for (int side = 0; side < 2; side++) {
     for (int kind = 0; kind < FORM_D; kind++)
       enough = (n->line[kind][side] = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof(plane))) != NULL && enough;
@@ -258,7 +306,7 @@ static qb_status prepare_planes(back_box *box, qb_node_id id, qb_error *error) {
     return qb_fail_memory(error, "planes", (size_t)y->count * 6 * sizeof(plane));
 #pragma omp parallel for schedule(static) if (!omp_in_parallel())
   for (int64_t i = 0; i < y->count; i++)
-    prepare_element(box, id, i, &y->at[i]);
+    prepare_element(box, id, i, &end, &y->at[i]);
   return QB_OK;
 }
 
@@ -309,13 +357,30 @@ static void settle_layer(carried *c, const map *m, bool transposed, const double
   }
 }
 
-/* Both networks have the same values there: forms over d are 0. */
-static bool is_still(const carried *c, qb_value_id value) {
+/* Both networks have the same values there, but for the smallest numbers: *most is the largest difference. */
+static bool is_still(const carried *c, qb_value_id value, double *most) {
   const cells *x = &c->box->ranges->values[value];
-  for (int64_t i = 0; i < x->count; i++)
-    if (x->at[i].d.lo != 0 || x->at[i].d.hi != 0)
-      return false;
-  return true;
+  double largest = 0;
+  *most = 0;
+  for (int64_t i = 0; i < x->count; i++) {
+    *most = fmax(*most, range_size(x->at[i].d));
+    largest = fmax(largest, range_size(x->at[i].x));
+  }
+  return *most <= 0x1p-200 * largest;
+}
+
+/* Forms over the output that leave out what W' makes of differences up to `most`. */
+static void leave_still(carried *c, const back_layer *l, qb_node_id id, double most) {
+  const qb_graph *graph = c->box->pair->pair->quantized;
+  qb_value_id y = graph->nodes[id].output;
+  int64_t count = c->box->ranges->values[y].count,
+          weights = (int64_t)qb_shape_elements(&graph->values[l->linear.weight].shape);
+  double all = 0;
+  for (int64_t i = 0; i < weights; i++)
+    all += fabs(l->weight[LAYER_W_Q][i]); /* no element of the output has more */
+  for (int64_t r = 0; r < c->rows && most > 0; r++)
+    for (int64_t i = 0; i < count; i++)
+      c->lost[r] += 1.01 * fabs(c->at[1][y][r * count + i]) * (all * most);
 }
 
 static qb_status carry_layer(carried *c, qb_node_id id) {
@@ -329,7 +394,8 @@ static qb_status carry_layer(carried *c, qb_node_id id) {
   int64_t terms = 2 * (transposed ? m.large[0] : m.small[0]) / m.group * l->linear.kernel_area;
   int base = c->kind == FORM_Q ? LAYER_W_Q : LAYER_W;
   const double *a = c->at[0][y], *d = c->at[1][y];
-  bool moves = d != NULL && !is_still(c, x);
+  double most = 0;
+  bool moves = d != NULL && !is_still(c, x, &most);
   double *to = carry_to(c, x, 0, terms, &fresh), *to_d = moves ? carry_to(c, x, 1, terms, &fresh) : NULL;
   if (to == NULL || (moves && to_d == NULL))
     return qb_fail_memory(c->error, graph->nodes[id].name, (size_t)(c->rows * in) * sizeof *to);
@@ -345,6 +411,8 @@ static qb_status carry_layer(carried *c, qb_node_id id) {
   qb_free(room);
   if (a != NULL)
     settle_layer(c, &m, transposed, a, l->bias[base], n->reach[base], out, terms);
+  if (d != NULL && !moves)
+    leave_still(c, l, id, most);
   if (d != NULL)
     settle_layer(c, &m, transposed, d, l->bias[LAYER_MOVED], n->reach[FORM_D], out, terms);
   return QB_OK;
@@ -378,8 +446,8 @@ static void bend_row(const carried *c, qb_node_id id, int64_t r, double *to, dou
       double slope_x, slope_d;
       corners here = *k;
       if (turned) {
-        here.centre_x = c->spots->at[0][node->inputs[0]][r * count + i];
-        here.centre_d = c->spots->at[1][node->inputs[0]][r * count + i];
+        corners_recentre(&here, c->spots->at[0][node->inputs[0]][r * count + i],
+                         c->spots->at[1][node->inputs[0]][r * count + i]);
       }
       lowest_slopes(&here, a, d, &slope_x, &slope_d);
       plane p = plane_above(k, a, d, slope_x, slope_d);

@@ -46,7 +46,6 @@ typedef struct back_node {
 typedef struct back_box {
   const back_pair *pair;
   walk *ranges;
-  double slack; /* share of itself by which a range is widened when elements are asked whether they are undecided */
   back_node *nodes;
   const slope_claim
       *slopes; /* (slope_count) in order of node and element; elements that are not listed follow the rule */

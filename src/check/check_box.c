@@ -278,7 +278,7 @@ static qb_status bound_in(const job *j, int64_t limit, walk *w, back_box *box, k
 }
 
 /* Bounds a box, relaxing no node from `limit` on; k->d is the caller's. */
-static qb_status bound_box(const job *j, int64_t limit, double slack, const float *lo, const float *hi, knowledge *k,
+static qb_status bound_box(const job *j, int64_t limit, const float *lo, const float *hi, knowledge *k,
                            qb_error *error) {
   walk w;
   back_box box = {0};
@@ -290,7 +290,6 @@ static qb_status bound_box(const job *j, int64_t limit, double slack, const floa
   qb_status status = walk_begin(&w, j->pair.pair, GRAIN_FINE, domain, error);
   if (status == QB_OK)
     status = back_box_begin(&j->pair, &w, j->claim->slopes, j->claim->slope_count, &box, error);
-  box.slack = slack;
   k->keeps = false;
   if (status == QB_OK)
     status = bound_in(j, limit, &w, &box, k, error);
@@ -394,11 +393,8 @@ static void add_knowledge(const job *j, const knowledge *more, knowledge *k) {
 }
 
 /* What is known of a leaf: bounded itself and, as long as that is not enough, as a piece of the parts around it; then
- * the same without the last nodes, which some parts had no time for. Each time an evaluation that rounds otherwise may
- * have found elements undecided that are decided here by little, and have made other planes for them: so once as they
- * are, and once with slack. Nothing where a cut leaves nothing on one side. */
+ * the same without the last nodes, which some parts had no time for. Nothing where a cut leaves nothing on one side. */
 static qb_status learn(const job *j, int64_t leaf, workspace *s, qb_error *error) {
-  static const double slacks[] = {0, 1e-6};
   knowledge *k = &s->own;
   k->known = true;
   k->keeps = false;
@@ -409,10 +405,8 @@ static qb_status learn(const job *j, int64_t leaf, workspace *s, qb_error *error
     for (int64_t p = leaf; p >= 0 && k->known && !fits(j, k); p = j->parts[p].parent) {
       if (!box_of(j, p, s->lo, s->hi))
         return QB_OK;
-      for (int v = 0; v < 2 && k->known && !fits(j, k); v++) {
-        QB_TRY(bound_box(j, limit, slacks[v], s->lo, s->hi, &s->around, error));
-        add_knowledge(j, &s->around, k);
-      }
+      QB_TRY(bound_box(j, limit, s->lo, s->hi, &s->around, error));
+      add_knowledge(j, &s->around, k);
     }
   return QB_OK;
 }

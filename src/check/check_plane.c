@@ -172,11 +172,15 @@ static void find_centre(const triple *t, corners *c) {
 
 /* Slopes are chosen from corners that lie apart: those that only rounding keeps apart make no plane. */
 static void list_knots(corners *c) {
-  range x = {INFINITY, -INFINITY}, d = {INFINITY, -INFINITY};
+  range x = {INFINITY, -INFINITY}, d = x, q = x;
   for (int i = 0; i < c->count; i++) {
     x = range_hull(x, point(c->x[i]));
     d = range_hull(d, point(c->d[i]));
+    q = range_hull(q, point(c->x[i] + c->d[i]));
   }
+  c->x_range = x;
+  c->d_range = d;
+  c->q_range = q;
   c->knot_count = 0;
   for (int i = 0; i < c->count; i++) {
     bool apart = true;
@@ -212,6 +216,27 @@ bool corners_find(const bend *f, const bend *g, const triple *t, corners *c) {
   find_centre(t, c);
   list_knots(c);
   return c->count > 0;
+}
+
+/* The middle of one of 32 cells of a range; the borders of cells are no round parts of it. */
+static double cell_middle(range r, double at) {
+  double part = between((at - r.lo) / (r.hi - r.lo), 0, 1);
+  return r.lo + (r.hi - r.lo) * (fmin(floor(32 * part + 0.31371), 31) + 0.18629) / 32;
+}
+
+/* The largest share of the way `by` that leads from inside to the end of the range. */
+static double share_inside(range r, double from, double by) {
+  return by > 0 ? (r.hi - from) / by : by < 0 ? (r.lo - from) / by : INFINITY;
+}
+
+void corners_recentre(corners *c, double x, double d) {
+  double by_x = c->x_range.hi > c->x_range.lo ? cell_middle(c->x_range, x) - c->centre_x : 0;
+  double by_d = c->d_range.hi > c->d_range.lo ? cell_middle(c->d_range, d) - c->centre_d : 0;
+  double share = fmin(share_inside(c->x_range, c->centre_x, by_x), share_inside(c->d_range, c->centre_d, by_d));
+  share = fmin(share, share_inside(c->q_range, c->centre_x + c->centre_d, by_x + by_d));
+  share = between(0.953 * share, 0, 1);
+  c->centre_x += share * by_x;
+  c->centre_d += share * by_d;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- planes */

@@ -54,6 +54,7 @@ typedef struct corners {
   int knot[MOST_CORNERS]; /* (knot_count) corners that lie apart */
   double x[MOST_CORNERS], d[MOST_CORNERS], f[MOST_CORNERS], g[MOST_CORNERS];
   double centre_x, centre_d, size, steepest;
+  range x_range, d_range, q_range; /* of x, d and x + d at the corners */
 } corners;
 
 /* False when something is infinite or the hexagon is empty. */
@@ -62,5 +63,8 @@ bool corners_find(const bend *f, const bend *g, const triple *t, corners *c);
 /* The plane above on_f f + on_d (g - f) with these slopes, and the slopes that make it lowest at the centre. */
 plane plane_above(const corners *c, double on_f, double on_d, double slope_x, double slope_d);
 void lowest_slopes(const corners *c, double on_f, double on_d, double *slope_x, double *slope_d);
+
+/* Moves the centre to the cell around (x, d). */
+void corners_recentre(corners *c, double x, double d);
 
 #endif

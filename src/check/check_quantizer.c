@@ -59,7 +59,8 @@ range codes_within(range x, clamp_step s) {
   range y = quantized(x, s), steps = range_add(x, (range){-s.step, s.step});
   if (!(s.scale > 0))
     return y;
-  double last = floor(above(steps.hi / s.scale)), first = ceil(-above(-steps.lo / s.scale));
+  /* so near to the next code counts as there: whether an end lies exactly there must not depend on rounding */
+  double last = floor(above(steps.hi / s.scale) + 0x1p-30), first = ceil(-above(-steps.lo / s.scale) - 0x1p-30);
   if (fabs(last) < 0x1p24) /* the product is exact then */
     y.hi = fmin(y.hi, fmax(last * s.scale, upper_limits(s).lo));
   if (fabs(first) < 0x1p24)

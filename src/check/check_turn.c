@@ -7,13 +7,13 @@
 #include "check/check_backward.h"
 
 /* Each input goes towards the end where the form is larger, by sixteenths; it stays in the middle where it contributes
- * less than about a thousandth of what the largest one does. */
-static void add_sixteenths(const cells *x, const double *form, double *sum) {
+ * less than about a thousandth of what the largest one does, or a millionth of the form's largest value. */
+static void add_sixteenths(const cells *x, const double *form, double top, double *sum) {
   double largest = 0;
   for (int64_t i = 0; i < x->count; i++)
     largest = fmax(largest, fabs(form[i]) * (x->at[i].x.hi - x->at[i].x.lo));
   for (int64_t i = 0; i < x->count; i++) {
-    double part = form[i] * (x->at[i].x.hi - x->at[i].x.lo), size = fabs(part) + 1e-3 * largest;
+    double part = form[i] * (x->at[i].x.hi - x->at[i].x.lo), size = fabs(part) + 1e-3 * largest + 1e-6 * fabs(top);
     sum[i] += size > 0 ? rint(16 * part / size) : 0;
   }
 }
@@ -27,6 +27,7 @@ static void find_input(const cells *x, const double *sixteenths, int32_t count, 
   }
 }
 
+/* `top`: what the last forms are at most, then what the next ones are. */
 static qb_status turn_once(carried *c, const forms *f, int64_t first, int32_t count, double *sixteenths, double *inputs,
                            double *top) {
   qb_value_id input = c->box->pair->pair->quantized->inputs[0];
@@ -35,7 +36,7 @@ static qb_status turn_once(carried *c, const forms *f, int64_t first, int32_t co
   spots s;
   for (int64_t r = 0; r < c->rows; r++) {
     if (c->at[0][input] != NULL)
-      add_sixteenths(x, c->at[0][input] + r * x->count, sixteenths + r * x->count);
+      add_sixteenths(x, c->at[0][input] + r * x->count, top[r], sixteenths + r * x->count);
     find_input(x, sixteenths + r * x->count, count, inputs + r * x->count);
   }
   qb_arena_init(&arena);
@@ -58,6 +59,8 @@ qb_status turn_forms(carried *c, const forms *f, int64_t first, double *top) {
   if (memory == NULL)
     return qb_fail_memory(c->error, "forms", (size_t)(2 * inputs) * sizeof *memory);
   double *turned = memory + 2 * inputs;
+  for (int64_t r = 0; r < c->rows; r++)
+    turned[r] = top[r];
   for (int32_t k = 1; status == QB_OK && k <= f->turns; k++) {
     status = turn_once(c, f, first, k, memory, memory + inputs, turned);
     for (int64_t r = 0; status == QB_OK && r < c->rows; r++)
