@@ -1,8 +1,8 @@
 /* What the elementwise bound costs beside one inference.
  * Usage: bench_elementwise MODEL.onnx[.gz] THREADS ROUNDS; the network against itself at 8 bits per tensor, inputs in
- * [-2, 2]. Prints, each the fastest of ROUNDS alternating rounds: milliseconds of one float inference of one image,
- * of the elementwise bound (splitting of the weights included), of the layerwise ranges it reads, the ratio of the
- * two together to one inference and of elementwise alone, and the number of passes through layers. */
+ * [-2, 2]. Prints, each the fastest of ROUNDS alternating rounds: milliseconds of processor time of one float inference
+ * of one image, of the layerwise ranges, of the elementwise bound that reads them (splitting of the weights included),
+ * the last in inferences, alone and with layerwise, and the number of passes through layers. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,8 +106,9 @@ int main(int argc, char **argv) {
     qb_elementwise_free(&elementwise);
     qb_layerwise_free(&layerwise);
   }
-  printf("inference %.2f ms, elementwise %.2f ms, layerwise %.2f ms, ratio %.2f (elementwise alone %.2f), %d passes\n",
-         1e3 * inference, 1e3 * elements, 1e3 * layers, (elements + layers) / inference, elements / inference,
+  printf("inference %.2f ms, layerwise %.2f ms, elementwise %.2f ms = %.2f inferences (with layerwise %.2f), %d "
+         "passes\n",
+         1e3 * inference, 1e3 * layers, 1e3 * elements, elements / inference, (elements + layers) / inference,
          convolutions);
   release(&b);
   return 0;

@@ -78,6 +78,11 @@ static channel_limits read_limits(const qb_bound_state *range, int64_t c, int32_
 static inline float least(float a, float b) { return a < b ? a : b; }
 static inline float most(float a, float b) { return a > b ? a : b; }
 
+static inline float positive_part(float x) {
+  int32_t bits = element_bits(x);
+  return element_of_bits(bits > 0 ? bits : 0);
+}
+
 /* A float above the exact number that one addition and this product gave: 2^-22 pays for two roundings, 2^-149 for what
  * underflows. */
 static inline float above(float x) { return x * (1 + 0x1p-22F) + 0x1p-149F; }
@@ -86,20 +91,21 @@ static inline float above(float x) { return x * (1 + 0x1p-22F) + 0x1p-149F; }
  * e <= max(x.hi - x'.lo, x'.hi - x.lo) with both ranges cut at +-a, a <= a' + e, a' <= a + e. Returns the largest
  * finite number. */
 static float limit_run(float *restrict e, float *restrict a, float *restrict q, int64_t count, channel_limits l) {
-  float largest = 0;
+  int32_t largest = 0; /* numbers >= 0 are ordered as their bits */
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < count; i++) {
     float x = least(a[i], l.a), y = least(q[i], l.a_q), ei = least(e[i], l.e);
     float up = least(x, l.hi) - most(-y, l.lo_q), down = least(y, l.hi_q) - most(-x, l.lo);
-    float spread = most(most(up, down), 0);
-    ei = least(ei, above(spread));
+    ei = least(above(positive_part(most(up, down))), ei);
     e[i] = ei;
     a[i] = least(x, above(y + ei));
     q[i] = least(y, above(x + ei));
     float own = most(most(x, y), ei);
-    largest = most(own < INFINITY ? own : 0, largest);
+    int32_t bits = element_bits(own);
+    bits = bits < INFINITY_BITS ? bits : 0;
+    largest = bits > largest ? bits : largest;
   }
-  return largest;
+  return element_of_bits(largest);
 }
 
 static float limit_state(const qb_bound_state *range, const qb_shape *shape, qb_elementwise_state *state) {

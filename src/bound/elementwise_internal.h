@@ -2,8 +2,12 @@
 #ifndef QB_BOUND_ELEMENTWISE_INTERNAL_H
 #define QB_BOUND_ELEMENTWISE_INTERNAL_H
 
+#include <string.h>
+
 #include "bound/elementwise.h"
 #include "bound/fault.h"
+
+enum { INFINITY_BITS = 0x7f800000 };
 
 /* Working memory that layers share: handed back and taken again it would be cleared page by page. */
 typedef struct element_buffer {
@@ -37,11 +41,25 @@ extern const element_rule element_rules[QB_OP_COUNT];
 /* Conv, ConvTranspose, Gemm, MatMul. */
 QB_MUST_CHECK qb_status element_linear(element_call *call);
 
+/* Numbers >= 0 are ordered as their bits are, and choices between integers are vectorized where those between floats,
+ * which might trap, are not. */
+static inline int32_t element_bits(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline float element_of_bits(int32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 /* A float >= x for x >= 0: the relative part covers the rounding of a normal number, the absolute one that of a
  * subnormal. Zero stays zero, NaN becomes infinity. */
 static inline float element_up(double x) {
-  float y = (float)(x * (1 + 0x1p-23) + 0x1p-149);
-  return x == 0 ? 0 : y == y ? y : INFINITY;
+  int32_t bits = element_bits((float)(x * (1 + 0x1p-23) + (x > 0 ? 0x1p-149 : 0))) & INT32_MAX;
+  return element_of_bits(bits < INFINITY_BITS ? bits : INFINITY_BITS);
 }
 
 /* 2^shift, or a larger number where that would be tiny: a factor of upper bounds that never loses them. */

@@ -20,15 +20,8 @@ typedef struct element_layer {
   element_raising up;
 } element_layer;
 
-/* The output columns [*begin, *end) within a row that a tap at offset b reads from inside the image. */
-void element_inside_columns(const element_layer *l, int64_t b, int64_t *begin, int64_t *end);
-
 /* One rounding of the product and one of the sum hide in the 2^-50 of the factor and in element_up. */
-static inline float element_raised(double sum, double factor, double shift) {
-  double x = sum * factor + shift;
-  float y = (float)(x * (1 + 0x1p-23) + 0x1p-149);
-  return x == 0 ? 0 : y == y ? y : INFINITY;
-}
+static inline float element_raised(double sum, double factor, double shift) { return element_up(sum * factor + shift); }
 
 /* In place or not. The planted fault takes the sum as it is. */
 void element_raise_row(const float *sum, int64_t count, double factor, double shift, float *y);

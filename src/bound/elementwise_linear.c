@@ -81,7 +81,7 @@ void element_split_block(const element_layer *l, int64_t first, int64_t rows, in
 /* -------------------------------------------------------------------------------------------------------- geometry */
 
 /* The output columns [*begin, *end) within a row that a tap at offset b reads from inside the image. */
-void element_inside_columns(const element_layer *l, int64_t b, int64_t *begin, int64_t *end) {
+static void inside_columns(const element_layer *l, int64_t b, int64_t *begin, int64_t *end) {
   int64_t stride = l->window.stride[1], shift = l->window.pad_begin[1] - b * l->window.dilation[1];
   int64_t last = l->width[0] - 1 + shift; /* z stride <= last */
   *begin = shift <= 0 ? 0 : (shift + stride - 1) / stride;
@@ -118,7 +118,7 @@ static void filter_channel(const element_layer *l, int64_t o) {
     int64_t u = k / l->window.kernel[1], v = k % l->window.kernel[1], from, to;
     float weights[3];
     element_split_block(l, o, 1, k, 1, &weights[0], &weights[1], &weights[2]);
-    element_inside_columns(l, v, &from, &to);
+    inside_columns(l, v, &from, &to);
     for (int64_t y = 0; y < l->height[1]; y++) {
       int64_t row = y * l->window.stride[0] + u * l->window.dilation[0] - l->window.pad_begin[0];
       if (row < 0 || row >= l->height[0])

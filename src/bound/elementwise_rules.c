@@ -304,8 +304,7 @@ static bool add_directly(element_call *call) {
 #pragma omp simd
     for (int64_t i = 0; i < call->y->count; i++) {
       double sum = (double)a[i] * fu + (double)b[i] * fv;
-      float up = (float)(sum * (1 + 0x1p-23) + 0x1p-149);
-      y[i] = sum == 0 ? 0 : up == up ? up : INFINITY;
+      y[i] = element_up(sum);
     }
   }
   return true;
