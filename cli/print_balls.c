@@ -40,6 +40,15 @@ static void print_reason(const qb_balls_claim *claim) {
     }
 }
 
+/* Lower sides that there was no time to prove. */
+static void print_late(const qb_balls_claim *claim) {
+  long long late = 0;
+  for (int64_t k = 0; k < claim->ball_count; k++)
+    late += claim->balls[k].method != NULL && claim->balls[k].why[0] != '\0';
+  if (late > 0)
+    printf("  largest found: out of time for %lld of the balls\n", late);
+}
+
 void cli_print_balls(const qb_balls_claim *claim) {
   static const char *const header[] = {"radius",       "balls",         "no flip",       "flips",         "unknown",
                                        "median bound", "largest bound", "largest found", "seconds a ball"};
@@ -54,6 +63,7 @@ void cli_print_balls(const qb_balls_claim *claim) {
     print_point(&table, &claim->curve[r]);
   cli_table_end(&table);
   print_reason(claim);
+  print_late(claim);
   if (claim->note[0] != '\0')
     printf("  %s\n", claim->note);
 }

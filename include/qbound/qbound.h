@@ -696,7 +696,7 @@ typedef struct qb_certified_ball {
   qb_radius radius;
   char centre_sha256[QB_SHA256_TEXT]; /* of its float32 elements */
   const char *method; /* "relaxation", "bisection" (few inputs) or "interval" (a large network); NULL: nothing proved */
-  const char *why;    /* the operator without a rule, when nothing is proved, else "" */
+  const char *why;    /* the operator without a rule, when nothing is proved, or what there was no time for, else "" */
   int64_t output_count;
   const qb_output_range *outputs; /* (output_count) with a small margin for an independent check */
   double bound;                   /* largest |output| of these, or of the one asked for; INFINITY when not proved */

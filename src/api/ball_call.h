@@ -27,6 +27,7 @@ typedef struct qb_ball_call {
   qb_backward *backward; /* NULL when the budget does not allow the relaxation */
   qb_ball_budget budget;
   double interval_seconds; /* intervals, where nothing else is affordable, may take so long; 0: for ever */
+  double point_seconds;    /* exact evaluation at a point may take so long, else another method follows; 0: for ever */
   int64_t output;          /* -1: all */
   int64_t keep_slopes;     /* keep the slopes of a ball that has no more of them than these */
   int threads;

@@ -1,6 +1,7 @@
 /* The balls of a certificate: for every centre of a data set and every radius, the largest change of an output and
  * whether the decision can change, from above by ball_call.c and from below by a search. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,8 +17,9 @@
 #include "base/progress.h"
 #include "base/ranks.h"
 
-/* Of a ball's seconds: the search begins no step after so much of them. Intervals alone have so many at least. */
-static const double SEARCH_SHARE = 0.3, LEAST_INTERVAL_SECONDS = 5;
+/* Of a ball's seconds: the search begins no step after so much of them and its exact proof ends after so much.
+ * Intervals alone have what is left and so many at least. */
+static const double SEARCH_SHARE = 0.3, PROOF_SHARE = 1.2, LEAST_INTERVAL_SECONDS = 5;
 
 /* All balls together have slopes of at most so many elements in the file. */
 enum { SEARCH_ROUNDS = 16, STORED_SLOPES = 1 << 14 };
@@ -38,6 +40,7 @@ typedef struct balls_call {
   qb_ball_details *details; /* what the file needs besides */
   float *centre, *found;    /* (elements) of the current centre; the input with the largest error so far, or NULL */
   bool has_found;
+  bool late; /* what the search of this ball found was not proved in time */
   qb_domain domain;
 } balls_call;
 
@@ -60,6 +63,7 @@ static qb_status search_ball(balls_call *b, qb_search_result *found) {
   how.threads = settings->threads;
   how.output = settings->output;
   how.timeout_seconds = SEARCH_SHARE * settings->timeout_seconds;
+  how.proof_seconds = fmax(LEAST_INTERVAL_SECONDS, PROOF_SHARE * settings->timeout_seconds);
   how.data = starts;
   how.data_count = b->has_found ? 2 : 1;
   return qb_search_lower(&b->c->model->graph, &b->c->quantized->graph, b->domain.lo, b->domain.hi, &how, NULL, found,
@@ -97,6 +101,7 @@ static qb_status find_lower(balls_call *b, qb_certified_ball *ball, qb_ball_deta
   ball->search_seconds = qb_clock_seconds() - start;
   if (status == QB_OK) {
     ball->lower = found.lower;
+    b->late = found.late && found.lower == 0;
     b->has_found = b->has_found || found.input != NULL;
     if (found.input != NULL)
       status = keep_found(b, found.input, details);
@@ -153,12 +158,16 @@ static qb_status certify_ball(balls_call *b, qb_certified_ball *ball, qb_ball_de
   qb_ball_proof proof;
   ball->decision = QB_DECISION_UNKNOWN;
   ball->top = ball->other_top = -1;
+  b->late = false;
   if (b->c->settings->search)
     QB_TRY(find_lower(b, ball, details));
+  b->call.interval_seconds = fmax(LEAST_INTERVAL_SECONDS, b->c->settings->timeout_seconds - ball->search_seconds);
   qb_decision found = ball->decision;
   double start = qb_clock_seconds();
   QB_TRY(qb_ball_prove(&b->call, &b->domain, 1.01 * ball->lower, &b->c->parts->arena, &proof, b->c->error));
   ball->bound_seconds = qb_clock_seconds() - start;
+  if (b->late && proof.why[0] == '\0')
+    snprintf(proof.why, sizeof proof.why, "no lower side: out of time before what was found was proved");
   QB_TRY(claim_proof(b, &proof, ball, details));
   bool proved_top = ball->decision == QB_DECISION_PROVED;
   if (found == QB_DECISION_REFUTED)
@@ -321,6 +330,7 @@ static qb_status prepare_pair(balls_call *b) {
                            .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds, c->settings->output),
                            .output = c->settings->output,
                            .interval_seconds = fmax(LEAST_INTERVAL_SECONDS, c->settings->timeout_seconds),
+                           .point_seconds = fmax(LEAST_INTERVAL_SECONDS, PROOF_SHARE * c->settings->timeout_seconds),
                            .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),
                            .threads = c->settings->threads,
                            .progress = c->progress};

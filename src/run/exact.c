@@ -9,6 +9,7 @@
 #include <omp.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 int qb_exact_fraction = 0;
@@ -20,6 +21,7 @@ enum { TRIES = sizeof fractions / sizeof *fractions };
 typedef struct exact_engine {
   const qb_graph *graph;
   int threads;
+  double deadline;       /* of qb_clock_seconds, 0: none */
   bool *kept;            /* (value_count) */
   int32_t *last_use;     /* (value_count): node, -1 none */
   exact_format format;   /* of the last call */
@@ -101,6 +103,7 @@ static qb_status exact_create(const qb_graph *graph, const qb_run_settings *sett
     return qb_fail_memory(error, "exact engine", sizeof *engine);
   engine->graph = graph;
   engine->threads = settings->threads;
+  engine->deadline = settings->deadline;
   qb_status status = prepare(engine, settings, error);
   if (status != QB_OK) {
     exact_free(engine);
@@ -161,6 +164,8 @@ static qb_status run_node(exact_engine *engine, qb_node_id n, qb_error *error) {
     if (call.operand[slot] != NULL && !call.operand[slot]->is_constant)
       call.in[slot] = &engine->tensors[node->inputs[slot]];
   }
+  if (engine->deadline > 0 && qb_clock_seconds() > engine->deadline)
+    return qb_fail(error, QB_ERROR_INTERRUPTED, "%s: out of time at node '%s'", graph->name, node->name);
   QB_TRY(new_tensor(engine, node->output, error));
   QB_TRY(rules[node->op](&call));
   drop_dead(engine, n);

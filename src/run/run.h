@@ -21,6 +21,8 @@ typedef struct qb_run_settings {
   bool radius_float32;     /* with `radius`: the radii also cover every float32 evaluation, see qb_run_radius */
   const qb_value_id *keep; /* (keep_count) values that stay readable after a call; the outputs always do */
   int32_t keep_count;
+  double deadline; /* exact engine: of qb_clock_seconds, 0 (default): none. A call that sees it pass gives up between
+                      two nodes with QB_ERROR_INTERRUPTED */
 } qb_run_settings;
 
 typedef struct qb_run qb_run;

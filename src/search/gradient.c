@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "search/gradient_internal.h"
 
@@ -112,15 +113,21 @@ static void pull_node(const qb_gradient *g, const qb_node *node) {
   rules[node->op](&call);
 }
 
-void qb_gradient_pull(qb_gradient *g, const float *weights, float *dx) {
+bool qb_gradient_pull(qb_gradient *g, const float *weights, double deadline, float *dx) {
   const qb_graph *graph = g->graph;
   int threads = omp_get_max_threads();
+  bool late = false;
   memset(g->block, 0, g->block_count * sizeof *g->block);
   memcpy(g->values[graph->outputs[0]].d, weights, (size_t)g->values[graph->outputs[0]].count * sizeof *weights);
   if (g->threads > 0)
     omp_set_num_threads(g->threads);
-  for (qb_node_id n = graph->node_count; n-- > 0;)
+  for (qb_node_id n = graph->node_count; n-- > 0 && !late;) {
     pull_node(g, &graph->nodes[n]);
+    late = deadline > 0 && qb_clock_seconds() > deadline;
+  }
   omp_set_num_threads(threads);
+  if (late)
+    return false;
   memcpy(dx, g->values[graph->inputs[0]].d, (size_t)g->values[graph->inputs[0]].count * sizeof *dx);
+  return true;
 }

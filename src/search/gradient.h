@@ -20,7 +20,8 @@ void qb_gradient_free(qb_gradient *gradient);
 /* Runs the network at `x` (the elements of the input) and returns its first output, valid until the next call. */
 QB_MUST_CHECK qb_status qb_gradient_forward(qb_gradient *gradient, const float *x, const float **y, qb_error *error);
 
-/* dx[i] = sum_k weights[k] dy_k/dx_i at the point of the last forward call. */
-void qb_gradient_pull(qb_gradient *gradient, const float *weights, float *dx);
+/* dx[i] = sum_k weights[k] dy_k/dx_i at the point of the last forward call. False, and dx unchanged, when `deadline`
+ * (of qb_clock_seconds, 0: none) passed before all nodes were done. */
+bool qb_gradient_pull(qb_gradient *gradient, const float *weights, double deadline, float *dx);
 
 #endif

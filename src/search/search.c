@@ -32,6 +32,7 @@ typedef struct search {
   int64_t inputs, outputs;
   int32_t batch, rounds, steps; /* inputs per run, runs, gradient steps in all */
   double deadline;              /* of qb_clock_seconds, 0: none */
+  double proof_deadline;        /* the same, of exact proofs */
   qb_run *run[2];
   float *points;                 /* (batch, inputs) */
   candidate best[PROVED_INPUTS]; /* largest differences found, best first */
@@ -298,7 +299,8 @@ static qb_status climb_step(search *s, climber *c, float rate) {
   for (int i = 0; i < 2; i++) {
     memset(c->weights, 0, (size_t)s->outputs * sizeof *c->weights);
     c->weights[k] = i == 1 ? sign : -sign;
-    qb_gradient_pull(c->gradient[i], c->weights, c->d[i]);
+    if (!qb_gradient_pull(c->gradient[i], c->weights, s->deadline, c->d[i]))
+      return QB_OK;
   }
   for (int64_t e = 0; e < s->inputs; e++) {
     float slope = c->d[0][e] + c->d[1][e], step = rate * (s->hi[e] - s->lo[e]);
@@ -391,6 +393,7 @@ static qb_status create_engines(search *s, qb_engine engine, qb_run *runs[2]) {
   how.engine = engine;
   how.threads = s->settings->threads;
   how.radius = true;
+  how.deadline = s->proof_deadline;
   QB_TRY(qb_run_create(s->original, &how, &runs[0], s->error));
   return qb_run_create(s->quantized, &how, &runs[1], s->error);
 }
@@ -484,6 +487,13 @@ static qb_status prove_with(search *s, prover *v) {
   return QB_OK;
 }
 
+/* What was not finished in time proves nothing. */
+static qb_status prove_in_time(search *s, prover *v) {
+  qb_status status = prove_with(s, v);
+  s->result->late = status == QB_ERROR_INTERRUPTED && s->proof_deadline > 0 && qb_clock_seconds() > s->proof_deadline;
+  return s->result->late ? QB_OK : status;
+}
+
 static qb_status prove(search *s) {
   prover v = {0};
   s->result->input = qb_alloc((size_t)s->inputs, sizeof(float));
@@ -494,7 +504,7 @@ static qb_status prove(search *s) {
   if (s->result->input == NULL || s->result->flip == NULL || v.p.lo == NULL || v.p.hi == NULL)
     status = qb_fail_memory(s->error, "the search", 2 * (size_t)s->inputs * sizeof(float));
   if (status == QB_OK)
-    status = prove_with(s, &v);
+    status = prove_in_time(s, &v);
   for (int i = 0; i < 2; i++) {
     qb_run_free(v.reference[i]);
     qb_run_free(v.exact[i]);
@@ -524,6 +534,7 @@ static qb_status search_and_prove(search *s) {
 qb_status qb_search_lower(const qb_graph *original, const qb_graph *quantized, const float *lo, const float *hi,
                           const qb_search_settings *settings, const qb_progress *progress, qb_search_result *result,
                           qb_error *error) {
+  double start = qb_clock_seconds();
   *result = (qb_search_result){0};
   search s = {.original = original,
               .quantized = quantized,
@@ -532,7 +543,8 @@ qb_status qb_search_lower(const qb_graph *original, const qb_graph *quantized, c
               .settings = settings,
               .progress = progress,
               .result = result,
-              .deadline = settings->timeout_seconds > 0 ? qb_clock_seconds() + settings->timeout_seconds : 0,
+              .deadline = settings->timeout_seconds > 0 ? start + settings->timeout_seconds : 0,
+              .proof_deadline = settings->proof_seconds > 0 ? start + settings->proof_seconds : 0,
               .error = error};
   qb_status status = search_and_prove(&s);
   destroy(&s);

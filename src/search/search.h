@@ -21,6 +21,7 @@ typedef struct qb_search_settings {
   int64_t data_count;
   double timeout_seconds; /* begins no further step or run after so long; what was found is proved all the same. 0
                              (default): never */
+  double proof_seconds; /* gives up an exact proof once so much time is over since the call began; 0 (default): never */
 } qb_search_settings;
 
 typedef struct qb_search_result {
@@ -31,6 +32,7 @@ typedef struct qb_search_result {
   float *flip;   /* (elements) that input, NULL without one */
   int64_t top, other_top;
   int64_t inputs_tried;
+  bool late; /* something was found that there was no time to prove */
 } qb_search_result;
 
 void qb_search_settings_default(qb_search_settings *settings);

@@ -80,7 +80,7 @@ static int compare_network(const random_network *network, qb_rng *rng) {
   if (qb_run_create(graph, &how, &p.run, &error) != QB_OK || qb_gradient_create(graph, 1, &gradient, &error) != QB_OK ||
       qb_gradient_forward(gradient, x, &y, &error) != QB_OK)
     fail_msg("%s", error.message);
-  qb_gradient_pull(gradient, weights, dx);
+  assert_true(qb_gradient_pull(gradient, weights, 0, dx));
   int compared = compare(&p, dx);
   qb_gradient_free(gradient);
   qb_run_free(p.run);
@@ -138,9 +138,12 @@ static void quantizers_pass_straight_through(void **state) {
   if (qb_gradient_create(&graph, 1, &gradient, &error) != QB_OK ||
       qb_gradient_forward(gradient, x, &y, &error) != QB_OK)
     fail_msg("%s", error.message);
-  qb_gradient_pull(gradient, weights, dx);
+  assert_true(qb_gradient_pull(gradient, weights, 0, dx));
   assert_true(y[0] == 0.5f && y[1] == 2 && y[2] == -2);
   assert_true(dx[0] == 3 && dx[1] == 0 && dx[2] == 0);
+  dx[0] = 7;
+  assert_false(qb_gradient_pull(gradient, weights, 1e-9, dx)); /* long past */
+  assert_true(dx[0] == 7);
   qb_gradient_free(gradient);
   qb_graph_free(&graph);
 }

@@ -41,6 +41,7 @@ static void test_finds_the_corner(void **state) {
   run_search(&a, &b, lo, hi, -1, &result);
   assert_true(result.lower > 3 - 1e-12 && result.lower <= 3);
   assert_int_equal(result.found, 0);
+  assert_false(result.late);
   assert_non_null(result.input);
   qb_search_result_free(&result);
   run_search(&a, &b, lo, hi, 1, &result);
@@ -122,12 +123,48 @@ static void test_never_above_a_bound(void **state) {
   assert_true(compared >= 20);
 }
 
+/* A network whose proof needs the exact engine: without time for it nothing is claimed, and it says so. */
+static void test_says_what_it_had_no_time_to_prove(void **state) {
+  (void)state;
+  enum { SIDE = 56, CHANNELS = 64, INPUTS = CHANNELS * SIDE * SIDE };
+  static float w[2][CHANNELS * CHANNELS * 9], lo[INPUTS], hi[INPUTS];
+  qb_graph graphs[2];
+  for (int i = 0; i < CHANNELS * CHANNELS * 9; i++) {
+    w[0][i] = (float)(i % 7 - 3) / 64;
+    w[1][i] = w[0][i] + (float)(i % 5 - 2) / 4096;
+  }
+  for (int g = 0; g < 2; g++) {
+    network_builder builder;
+    network_builder_init(&builder, QB_SHAPE(1, CHANNELS, SIDE, SIDE));
+    graphs[g] = network_builder_finish(&builder, network_conv(&builder, builder.graph.inputs[0], CHANNELS,
+                                                              network_window(3, 1, 1), 1, w[g], NULL));
+  }
+  for (int i = 0; i < INPUTS; i++) {
+    lo[i] = (float)(i % 11) / 64;
+    hi[i] = 1;
+  }
+  qb_search_result result;
+  qb_search_settings settings;
+  qb_error error;
+  qb_search_settings_default(&settings);
+  settings.macs = 1e8;
+  settings.timeout_seconds = settings.proof_seconds = 1e-9;
+  if (qb_search_lower(&graphs[0], &graphs[1], lo, hi, &settings, NULL, &result, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  assert_true(result.late && result.lower == 0 && result.input == NULL && !result.flips);
+  assert_true(result.inputs_tried > 0);
+  qb_search_result_free(&result);
+  qb_graph_free(&graphs[0]);
+  qb_graph_free(&graphs[1]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_finds_the_corner),
       cmocka_unit_test(test_proves_flips_and_nothing_else),
       cmocka_unit_test(test_starts_from_data),
       cmocka_unit_test(test_never_above_a_bound),
+      cmocka_unit_test(test_says_what_it_had_no_time_to_prove),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
