@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "bound/elementwise_layer.h"
 
@@ -49,6 +50,20 @@ void element_raise_row(const float *sum, int64_t count, double factor, double sh
     y[i] = element_raised((double)sum[i], factor, shift);
 }
 
+/* --------------------------------------------------------------------------------------------------------- memory */
+
+float *element_reserve(element_buffer *buffer, size_t count) {
+  size_t needed = count + ELEMENT_LINE;
+  if (buffer->count < needed) {
+    qb_free(buffer->data);
+    buffer->data = qb_alloc_uncleared(needed, sizeof *buffer->data);
+    buffer->count = buffer->data == NULL ? 0 : needed;
+  }
+  if (buffer->data == NULL)
+    return NULL;
+  return buffer->data + (ELEMENT_LINE - (uintptr_t)buffer->data / sizeof(float) % ELEMENT_LINE) % ELEMENT_LINE;
+}
+
 /* -------------------------------------------------------------------------------------------------------- weights */
 
 /* |w| = common + own, |w'| = common + own'; each difference is one rounding. */
@@ -76,70 +91,6 @@ void element_split_block(const element_layer *l, int64_t first, int64_t rows, in
     for (int64_t i = 0; i < tile; i++)
       split(w[i], w_q[i], &m[i], &p[i], &q[i]);
   }
-}
-
-/* -------------------------------------------------------------------------------------------------------- geometry */
-
-/* The output columns [*begin, *end) within a row that a tap at offset b reads from inside the image. */
-static void inside_columns(const element_layer *l, int64_t b, int64_t *begin, int64_t *end) {
-  int64_t stride = l->window.stride[1], shift = l->window.pad_begin[1] - b * l->window.dilation[1];
-  int64_t last = l->width[0] - 1 + shift; /* z stride <= last */
-  *begin = shift <= 0 ? 0 : (shift + stride - 1) / stride;
-  *end = last < 0 ? 0 : last / stride + 1;
-  *end = *end > l->width[1] ? l->width[1] : *end;
-  *begin = *begin > *end ? *end : *begin;
-}
-
-/* ------------------------------------------------------------------------------------------------------- depthwise */
-
-/* Adds what tap (u, v) of a filter reads in one row of outputs. */
-static void add_tap(const element_layer *l, const float *const x[QB_ELEMENT_COUNT], const float weights[3],
-                    int64_t from, int64_t to, int64_t shift, float *const y[QB_ELEMENT_COUNT]) {
-  float m = weights[0], p = weights[1], q = weights[2];
-  const float *e = x[0] + shift, *a = x[1] + shift, *a_q = x[2] + shift;
-  float *restrict ye = y[0], *restrict ya = y[1], *restrict yq = y[2];
-  int64_t stride = l->window.stride[1];
-#pragma omp simd
-  for (int64_t z = from; z < to; z++) {
-    int64_t at = z * stride;
-    float alone = p * a[at], alone_q = q * a_q[at];
-    ye[z] += m * e[at] + (alone + alone_q);
-    ya[z] += m * a[at] + alone;
-    yq[z] += m * a_q[at] + alone_q;
-  }
-}
-
-static void filter_channel(const element_layer *l, int64_t o) {
-  int64_t area = l->height[1] * l->width[1], rows = l->linear.out_channels / l->linear.group;
-  int64_t plane = l->height[0] * l->width[0] * (o / rows);
-  for (int s = 0; s < QB_ELEMENT_COUNT; s++)
-    memset(l->y[s] + o * area, 0, (size_t)area * sizeof(float));
-  for (int64_t k = 0; k < l->linear.kernel_area; k++) {
-    int64_t u = k / l->window.kernel[1], v = k % l->window.kernel[1], from, to;
-    float weights[3];
-    element_split_block(l, o, 1, k, 1, &weights[0], &weights[1], &weights[2]);
-    inside_columns(l, v, &from, &to);
-    for (int64_t y = 0; y < l->height[1]; y++) {
-      int64_t row = y * l->window.stride[0] + u * l->window.dilation[0] - l->window.pad_begin[0];
-      if (row < 0 || row >= l->height[0])
-        continue;
-      const float *in[QB_ELEMENT_COUNT];
-      float *out[QB_ELEMENT_COUNT];
-      for (int s = 0; s < QB_ELEMENT_COUNT; s++) {
-        in[s] = l->x[s] + plane + row * l->width[0];
-        out[s] = l->y[s] + o * area + y * l->width[1];
-      }
-      add_tap(l, in, weights, from, to, v * l->window.dilation[1] - l->window.pad_begin[1], out);
-    }
-  }
-  for (int s = 0; s < QB_ELEMENT_COUNT; s++)
-    element_raise_row(l->y[s] + o * area, area, l->up.factor, l->up.shift[s][o], l->y[s] + o * area);
-}
-
-static void convolve_depthwise(const element_layer *l) {
-#pragma omp parallel for schedule(dynamic) if (l->linear.out_channels * l->height[1] * l->width[1] > WORTH_THREADS)
-  for (int64_t o = 0; o < l->linear.out_channels; o++)
-    filter_channel(l, o);
 }
 
 /* -------------------------------------------------------------------------------------- matrices and ConvTranspose */
@@ -253,7 +204,7 @@ qb_status element_linear(element_call *call) {
   else if (!single)
     convolve_transposed(&l);
   else if (l.linear.in_channels == l.linear.group)
-    convolve_depthwise(&l);
+    return element_convolve_depthwise(call, &l);
   else
     return element_convolve(call, &l);
   return QB_OK;

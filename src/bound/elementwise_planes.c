@@ -45,9 +45,8 @@ static void fill_row(const element_layer *l, const element_planes *planes, const
     out[z] = 0;
 }
 
-static void fill_channel(const element_layer *l, const element_planes *planes, int set, int64_t c) {
+void element_planes_fill_channel(const element_layer *l, const element_planes *planes, int set, int64_t c, float *out) {
   const float *in = l->x[set] + c * l->height[0] * l->width[0];
-  float *out = planes->data + set * planes->set + c * planes->channel;
   for (int64_t f = 0; f < planes->phases[0]; f++)
     for (int64_t g = 0; g < planes->phases[1]; g++)
       for (int64_t y = 0; y < planes->rows; y++, out += planes->row_length) {
@@ -74,7 +73,7 @@ void element_planes_fill(const element_layer *l, const element_planes *planes) {
   for (int64_t c = 0; c < l->channels[0]; c++) {
     for (int set = 0; set < QB_ELEMENT_COUNT; set++)
       if (set == QB_ELEMENT_ORIGINAL || !planes->exact)
-        fill_channel(l, planes, set, c);
+        element_planes_fill_channel(l, planes, set, c, planes->data + set * planes->set + c * planes->channel);
     if (!planes->exact)
       fill_larger(planes, c);
   }

@@ -25,6 +25,9 @@ element_planes element_planes_of(const element_layer *l);
 /* Floats of `data`. */
 size_t element_planes_size(const element_planes *planes);
 
+/* Writes one set of one channel, `planes->channel` numbers. */
+void element_planes_fill_channel(const element_layer *l, const element_planes *planes, int set, int64_t c, float *out);
+
 /* Fills `data`. */
 void element_planes_fill(const element_layer *l, const element_planes *planes);
 

@@ -8,23 +8,16 @@
 #include <omp.h>
 #include <string.h>
 
-#if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#endif
-
-#include "base/alloc.h"
 #include "base/error.h"
 #include "bound/elementwise_planes.h"
 
 enum {
-  LANES = 8,
   ROWS = 6,
-  COLUMNS = 2 * LANES,
+  COLUMNS = 2 * ELEMENT_LANES,
   DEPTH = 256,
   ROW_BLOCK = 132,
   POSITION_BLOCK = 96,
   PARTS = 4,
-  LINE = 16,     /* floats of a cache line */
   UNPACKED = 11, /* panels that are packed together where they are used once */
 };
 
@@ -35,45 +28,27 @@ enum { COMMON, CHANGE, ORIGINAL, QUANTIZED };
 
 /* ----------------------------------------------------------------------------------------------------- in registers */
 
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
-
-static inline lanes load(const float *at) {
-  lanes x;
-  memcpy(&x, at, sizeof x);
-  return x;
-}
-
-static inline void add_to(float *at, lanes x) {
-  x += load(at);
-  memcpy(at, &x, sizeof x);
-}
-
-static inline lanes multiply_add(lanes a, lanes b, lanes c) {
-#if defined(__AVX2__) && defined(__FMA__)
-  return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-  return a * b + c;
-#endif
-}
+static inline void add_to(float *at, element_lanes x) { element_store(at, x + element_load(at)); }
 
 /* Adds left (ROWS, DEPTH), the first `depth` entries, times right (depth, COLUMNS), of which `vectors` vectors count,
  * to an output of `stride` numbers a row. */
 #define DEFINE_TILE(NAME, VECTORS)                                                                                   \
   static void NAME(const float *left, const float *right, int64_t depth, int64_t stride, float *y) {                 \
-    lanes sum[ROWS][VECTORS];                                                                                        \
+    element_lanes sum[ROWS][VECTORS];                                                                                \
     for (int r = 0; r < ROWS; r++)                                                                                   \
       for (int v = 0; v < VECTORS; v++)                                                                              \
-        sum[r][v] = (lanes){0};                                                                                      \
+        sum[r][v] = (element_lanes){0};                                                                              \
     for (int64_t k = 0; k < depth; k++, left++, right += COLUMNS) {                                                  \
-      lanes b[VECTORS];                                                                                              \
-      _Pragma("GCC unroll 2") for (int v = 0; v < VECTORS; v++) b[v] = load(right + v * LANES);                      \
+      element_lanes b[VECTORS];                                                                                      \
+      _Pragma("GCC unroll 2") for (int v = 0; v < VECTORS; v++) b[v] = element_load(right + v * ELEMENT_LANES);      \
       _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) {                                                       \
-        lanes a = left[r * DEPTH] - (lanes){0};                                                                      \
-        _Pragma("GCC unroll 2") for (int v = 0; v < VECTORS; v++) sum[r][v] = multiply_add(a, b[v], sum[r][v]);      \
+        element_lanes a = left[r * DEPTH] - (element_lanes){0};                                                      \
+        _Pragma("GCC unroll 2") for (int v = 0; v < VECTORS; v++) sum[r][v] =                                        \
+            element_multiply_add(a, b[v], sum[r][v]);                                                                \
       }                                                                                                              \
     }                                                                                                                \
     _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) _Pragma("GCC unroll 2") for (int v = 0; v < VECTORS; v++) \
-        add_to(y + r * stride + v * LANES, sum[r][v]);                                                               \
+        add_to(y + r * stride + v * ELEMENT_LANES, sum[r][v]);                                                       \
   }
 
 DEFINE_TILE(add_wide, 2)
@@ -170,10 +145,8 @@ static void find_runs(const element_layer *l, const element_planes *planes, bloc
 }
 
 static void copy_panel(const float *from, float *to) {
-  for (int v = 0; v < COLUMNS; v += LANES) {
-    lanes x = load(from + v);
-    memcpy(to + v, &x, sizeof x);
-  }
+  for (int v = 0; v < COLUMNS; v += ELEMENT_LANES)
+    element_store(to + v, element_load(from + v));
 }
 
 /* Entries [k, k + depth) of one set of unfolded inputs. Every run is copied as if it filled its panel: what it has too
@@ -203,7 +176,7 @@ static void pack_columns(const cut *t, const block *b, int64_t k, int64_t depth)
 static void multiply_tile(const block *b, const float *left, const float *right, int64_t depth, int64_t panel,
                           int64_t j, int set) {
   float *y = b->sums[set] + panel * ROWS * b->width + j;
-  if (b->count - j > LANES)
+  if (b->count - j > ELEMENT_LANES)
     add_wide(left, right, depth, b->width, y);
   else
     add_narrow(left, right, depth, b->width, y);
@@ -303,15 +276,6 @@ static block task_block(const cut *t, int64_t task, float *space) {
   return b;
 }
 
-static bool reserve(element_buffer *buffer, size_t count) {
-  if (buffer->count < count) {
-    qb_free(buffer->data);
-    buffer->data = qb_alloc_uncleared(count, sizeof *buffer->data);
-    buffer->count = buffer->data == NULL ? 0 : count;
-  }
-  return buffer->data != NULL;
-}
-
 /* The first layer of a network: m e vanishes, and a is the larger one of a and a'. */
 static bool is_exact(const element_layer *l) {
   int64_t count = l->channels[0] * l->height[0] * l->width[0];
@@ -330,19 +294,18 @@ static qb_status find_taps(element_call *call, const element_layer *l, cut *t) {
   return QB_OK;
 }
 
-static size_t whole_lines(size_t floats) { return (floats + LINE - 1) / LINE * LINE; }
-
 qb_status element_convolve(element_call *call, const element_layer *l) {
   cut t = cut_layer(l);
   int most = omp_get_max_threads(), threads = t.tasks < most ? (int)t.tasks : most;
   bool packs = t.position_blocks > 1;
   size_t weights = packs ? (size_t)(l->linear.group * t.panels * t.depth_blocks * PARTS * PART) : 0;
-  size_t planes = whole_lines(element_planes_size(&t.planes)), each = whole_lines((size_t)block_floats(&t));
-  size_t needed = LINE + weights + planes + (size_t)threads * each;
+  size_t planes = element_whole_lines(element_planes_size(&t.planes)),
+         each = element_whole_lines((size_t)block_floats(&t));
+  size_t needed = weights + planes + (size_t)threads * each;
   QB_TRY(find_taps(call, l, &t));
-  if (!reserve(call->buffer, needed))
+  float *space = element_reserve(call->buffer, needed);
+  if (space == NULL)
     return qb_fail_memory(call->error, call->node->name, needed * sizeof(float));
-  float *space = call->buffer->data + (LINE - (uintptr_t)call->buffer->data / sizeof(float) % LINE) % LINE;
   t.packed = packs ? space : NULL;
   t.planes.data = space + weights;
   t.planes.exact = is_exact(l);
