@@ -110,34 +110,29 @@ static double upper_limit(const qb_clip_attributes *clip, int64_t channel) {
 /* |a - b| for limits that may both be infinite. */
 static double limit_change(double a, double b) { return a == b ? 0 : qb_up(fabs(a - b)); }
 
-/* Elements of one channel; the limits have changed by at most `change` and keep |x| from falling below the floors. */
+/* Elements of one channel of the input's numbers; the limits have changed by at most `change` and keep |x| from falling
+ * below the floors. */
 static void clip_run(element_call *call, int64_t first, int64_t count, double change, float floor, float floor_q) {
-  const qb_elementwise_state *x = input(call, 0);
-  const float *e = x->limit[QB_ELEMENT_ERROR] + first, *a = x->limit[QB_ELEMENT_ORIGINAL] + first;
-  const float *q = x->limit[QB_ELEMENT_QUANTIZED] + first;
-  float *const *y = call->y->limit;
-  if (change > 0)
-    for (int64_t i = 0; i < count; i++)
-      y[QB_ELEMENT_ERROR][first + i] = element_up(qb_up_sum((double)e[i], change));
-  else
-    memcpy(y[QB_ELEMENT_ERROR] + first, e, (size_t)count * sizeof *e);
-  for (int64_t i = 0; i < count; i++) {
-    y[QB_ELEMENT_ORIGINAL][first + i] = a[i] > floor ? a[i] : floor;
-    y[QB_ELEMENT_QUANTIZED][first + i] = q[i] > floor_q ? q[i] : floor_q;
-  }
+  float *e = call->y->limit[QB_ELEMENT_ERROR] + first;
+  float *a = call->y->limit[QB_ELEMENT_ORIGINAL] + first, *q = call->y->limit[QB_ELEMENT_QUANTIZED] + first;
+  for (int64_t i = 0; change > 0 && i < count; i++)
+    e[i] = element_up(qb_up_sum((double)e[i], change));
+  for (int64_t i = 0; floor > 0 && i < count; i++)
+    a[i] = a[i] > floor ? a[i] : floor;
+  for (int64_t i = 0; floor_q > 0 && i < count; i++)
+    q[i] = q[i] > floor_q ? q[i] : floor_q;
 }
 
 /* |clip(x)| <= max(|x|, c, -C); two clips differ by at most the larger difference of their limits. */
 static qb_status rule_clip(element_call *call) {
   const qb_clip_attributes *own = &call->node->attributes.clip, *other;
-  const qb_elementwise_state *x = input(call, 0);
   if (call->original == NULL || call->original->op != QB_OP_CLIP)
     return nothing(call);
   other = &call->original->attributes.clip;
   int64_t channels = qb_state_channels(call->shape), inner = qb_state_inner(call->shape);
-  int32_t unit = -x->exponent;
-  call->y->exponent = x->exponent;
-  for (int64_t run = 0; run < x->count / inner; run++) {
+  QB_TRY(copy(call));
+  int32_t unit = -call->y->exponent;
+  for (int64_t run = 0; run < call->y->count / inner; run++) {
     int64_t c = run % channels;
     double hi = upper_limit(other, c), hi_q = upper_limit(own, c);
     double change = fmax(limit_change((double)own->lo, (double)other->lo), limit_change(hi, hi_q));
