@@ -27,9 +27,10 @@ qb_ball_budget qb_ball_plan(const qb_pair *pair, double seconds, int64_t output)
   return budget;
 }
 
-static qb_status copy_outputs(const qb_interval *difference, const qb_interval *original, int64_t count,
+/* Another evaluation may be off by what the largest number inside rounds by, 100 times less than an output may be. */
+static qb_status copy_outputs(const qb_interval *difference, const qb_interval *original, int64_t count, double inside,
                               qb_arena *arena, qb_ball_proof *proof, qb_error *error) {
-  double largest = 0;
+  double largest = 0.01 * inside;
   proof->count = count;
   proof->outputs = qb_arena_alloc(arena, (size_t)count, sizeof *proof->outputs);
   if (proof->outputs == NULL)
@@ -118,7 +119,7 @@ static qb_status prove_by_intervals(const qb_ball_call *call, const qb_domain *d
       original[k] = (qb_interval){x->lo[k], x->hi[k]};
     }
     status = difference == NULL ? qb_fail_memory(error, "outputs of a ball", (size_t)y->count * sizeof *difference)
-                                : copy_outputs(difference, original, y->count, arena, proof, error);
+                                : copy_outputs(difference, original, y->count, 0, arena, proof, error);
     proof->method = "interval";
     proof->keeps_top = intervals_keep_top(y);
   }
@@ -208,7 +209,7 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
     proof->keeps_top = ball.keeps_top && ball.count > 1;
     proof->hidden_skipped = ball.hidden_skipped;
     proof->turns = ball.turns;
-    status = copy_outputs(ball.difference, ball.original, ball.count, arena, proof, error);
+    status = copy_outputs(ball.difference, ball.original, ball.count, ball.largest, arena, proof, error);
     if (status == QB_OK)
       status = copy_relaxed(call->pair, ball.relaxed, arena, proof, error);
     if (status == QB_OK)
@@ -230,7 +231,7 @@ static qb_status keep_tree(const qb_pair *pair, const qb_refinement *refined, qb
     return qb_fail_memory(error, "cuts of a ball", (size_t)refined->node_count * sizeof *proof->axis);
   memcpy(proof->axis, refined->axis, (size_t)refined->node_count * sizeof *proof->axis);
   QB_TRY(copy_relaxed(pair, refined->relaxed, arena, proof, error));
-  return copy_outputs(refined->difference, refined->original, refined->count, arena, proof, error);
+  return copy_outputs(refined->difference, refined->original, refined->count, refined->largest, arena, proof, error);
 }
 
 static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,

@@ -234,7 +234,7 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   int64_t count = qb_backward_unstable(call->backward, value, element);
   double work = 10 * (double)count * qb_backward_row_cost(call->backward, value);
   qb_status status = QB_OK;
-  if (count > 0 && work <= call->work_left) {
+  if (count > 0 && work <= call->work_left && !call->ball->late) { /* once late, for good: the first tensors are done */
     call->work_left -= work;
     status = tighten_hidden(call, id, element, count);
   } else {
@@ -404,6 +404,17 @@ static qb_status keep_slopes(ball_call *call) {
   return QB_OK;
 }
 
+static double largest_of(const qb_box_result *box, int32_t values) {
+  double largest = 0;
+  for (qb_value_id v = 0; v < values; v++)
+    for (int64_t i = 0; i < box->states[v].count; i++) {
+      const qb_box_track *x = &box->states[v].track[QB_TRACK_ORIGINAL];
+      double size = fmax(fabs(x->lo[i]), fabs(x->hi[i]));
+      largest = size > largest && isfinite(size) ? size : largest;
+    }
+  return largest;
+}
+
 static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *box) {
   qb_value_id output = call->pair->quantized->outputs[0];
   size_t nodes = (size_t)call->pair->quantized->node_count;
@@ -421,6 +432,7 @@ static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *
   QB_TRY(allocate(call->ball, box->states[output].count, domain->count, call->error));
   QB_TRY(bound_outputs(call, output));
   find_top(call->ball);
+  call->ball->largest = largest_of(box, call->pair->quantized->value_count);
   call->ball->applies = true;
   if (call->settings->decide)
     QB_TRY(decide(call, output));

@@ -32,6 +32,7 @@ typedef struct qb_ball {
   qb_interval *original; /* (count) ranges of the outputs over the box */
   qb_interval *quantized;
   qb_interval *difference; /* (count) of quantized - original */
+  double largest;          /* magnitude of any tensor's element in the original network, where finite */
   int64_t top;             /* the output whose interval has the largest middle */
   bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
   double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work or time */

@@ -544,7 +544,7 @@ static bool reciprocal(range b, range *r) {
   return true;
 }
 
-/* a'b' - ab = a' db + b da = a db + b' da. */
+/* a'b' - ab = a' db + b da = a db + b' da; a division multiplies by 1 / b, which moves by -db / (b b'). */
 static qb_status rule_mul(box_call *call) {
   if (!constants_fit(call))
     return QB_OK;
@@ -555,7 +555,8 @@ static qb_status rule_mul(box_call *call) {
         refuse(call, "the divisor may be zero");
         return QB_OK;
       }
-      b.track[2] = range_sum(b.track[1], range_minus(b.track[0]));
+      range by_slope = range_minus(range_product(b.track[2], range_product(b.track[0], b.track[1])));
+      b.track[2] = range_meet(range_sum(b.track[1], range_minus(b.track[0])), by_slope);
     }
     range one = range_sum(range_product(a.track[1], b.track[2]), range_product(b.track[0], a.track[2]));
     range two = range_sum(range_product(a.track[0], b.track[2]), range_product(b.track[1], a.track[2]));

@@ -19,6 +19,7 @@ typedef struct part {
   double *influence;       /* (inputs) */
   double size;             /* largest |difference| that counts */
   bool keeps_top;
+  bool *relaxed;    /* (nodes) of the quantized graph: undecided elements of its output were relaxed */
   bool late;        /* not all of it was done in time */
   bool dropped;     /* no part any more */
   int32_t axis;     /* -1: a leaf */
@@ -59,10 +60,12 @@ static bool new_part(refine_call *call, const float *lo, const float *hi, part *
   *p = (part){.lo = qb_arena_alloc(&call->arena, inputs, sizeof(float)),
               .hi = qb_arena_alloc(&call->arena, inputs, sizeof(float)),
               .influence = qb_arena_alloc(&call->arena, inputs, sizeof(double)),
+              .relaxed = qb_arena_alloc(&call->arena, (size_t)call->pair->quantized->node_count, sizeof(bool)),
               .original = qb_arena_alloc(&call->arena, outputs, sizeof(qb_interval)),
               .difference = qb_arena_alloc(&call->arena, outputs, sizeof(qb_interval)),
               .axis = -1};
-  if (p->lo == NULL || p->hi == NULL || p->influence == NULL || p->original == NULL || p->difference == NULL)
+  if (p->lo == NULL || p->hi == NULL || p->influence == NULL || p->relaxed == NULL || p->original == NULL ||
+      p->difference == NULL)
     return false;
   memcpy(p->lo, lo, inputs * sizeof(float));
   memcpy(p->hi, hi, inputs * sizeof(float));
@@ -99,11 +102,9 @@ static void learn(const refine_call *call, const qb_ball *ball, const part *arou
     if (only < 0 || only == k)
       p->size = fmax(p->size, qb_interval_magnitude(p->difference[k]));
   }
-  for (qb_node_id n = 0; n < call->pair->quantized->node_count; n++)
-    if (ball->relaxed[n]) {
-#pragma omp atomic write
-      call->result->relaxed[n] = true;
-    }
+  if (around == NULL)
+    call->result->largest = ball->largest;
+  memcpy(p->relaxed, ball->relaxed, (size_t)call->pair->quantized->node_count * sizeof *p->relaxed);
   memcpy(p->influence, ball->influence, (size_t)call->inputs * sizeof *p->influence);
   p->keeps_top = ball->keeps_top || (around != NULL && around->keeps_top);
 }
@@ -265,6 +266,13 @@ static void write_tree(const refine_call *call, int64_t index, int32_t *axis, in
     write_tree(call, p->child[side], axis, at); /* as deep as float32 can be halved: bounded by most_parts */
 }
 
+/* What was done in the parts that are left, cut or not: their bounds hold for the halves as well. */
+static void collect_relaxed(refine_call *call) {
+  for (int64_t i = 0; i < call->count; i++)
+    for (qb_node_id n = 0; !call->parts[i].dropped && n < call->pair->quantized->node_count; n++)
+      call->result->relaxed[n] = call->result->relaxed[n] || call->parts[i].relaxed[n];
+}
+
 static qb_status collect(refine_call *call) {
   qb_refinement *r = call->result;
   size_t outputs = (size_t)call->outputs;
@@ -289,6 +297,7 @@ static qb_status collect(refine_call *call) {
       r->difference[k] = qb_interval_hull(r->difference[k], p->difference[k]);
     }
   }
+  collect_relaxed(call);
   write_tree(call, 0, r->axis, &at);
   r->node_count = at;
   return QB_OK;

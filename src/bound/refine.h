@@ -30,6 +30,7 @@ typedef struct qb_refinement {
   qb_interval *difference; /* (count) of quantized - original */
   bool *relaxed;           /* (nodes of the quantized graph) its undecided outputs were relaxed in some part */
   bool keeps_top;          /* proved: at every input of the box both networks have the same, unique largest output */
+  double largest;          /* magnitude of any tensor's element in the original network, where finite */
   int64_t parts;           /* boxes that were bounded */
   int64_t node_count;      /* of the tree of cuts, in preorder */
   int32_t *axis;           /* (node_count) the input that a node is cut across, in the middle 0.5F * lo + 0.5F * hi in
