@@ -207,6 +207,98 @@ static void threads_do_not_change_a_bit(void **state) {
   end(&f);
 }
 
+/* ------------------------------------------------------------------------------------------------------ geometries */
+
+/* A convolution behind one of 1x1, which makes the two networks' inputs differ. */
+typedef struct geometry {
+  int32_t channels[2], group, height, width;
+  qb_window window;
+} geometry;
+
+static const geometry geometries[] = {
+    {{3, 7}, 1, 9, 10, {{3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}},
+    {{32, 139}, 1, 7, 7, {{3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}}, /* more than one block of entries and of rows */
+    {{4, 6}, 2, 13, 31, {{3, 5}, {2, 3}, {2, 1}, {0, 4}, {3, 1}}},  /* strides beside dilations, lopsided pads */
+    {{5, 4}, 1, 6, 120, {{2, 1}, {1, 5}, {3, 1}, {2, 0}, {1, 0}}},  /* columns that nobody reads */
+    {{2, 3}, 1, 4, 3, {{3, 3}, {1, 1}, {1, 1}, {6, 7}, {5, 8}}},    /* rows and columns of padding alone */
+    {{6, 6}, 6, 11, 17, {{3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}},
+    {{3, 6}, 3, 15, 14, {{5, 3}, {2, 3}, {1, 2}, {1, 3}, {2, 0}}},
+    {{2, 2}, 2, 5, 4, {{1, 2}, {4, 1}, {1, 3}, {0, 5}, {0, 1}}},
+};
+
+static qb_graph two_convolutions(const geometry *g, qb_rng *rng) {
+  enum { LARGEST = 139 * 32 * 9 };
+  static float weights[LARGEST];
+  network_builder builder;
+  for (int i = 0; i < LARGEST; i++)
+    weights[i] = (float)qb_rng_range(rng, -1, 1);
+  network_builder_init(&builder, QB_SHAPE(1, 2, g->height, g->width));
+  qb_value_id x = network_conv(&builder, builder.input, g->channels[0], network_window(1, 1, 0), 1, weights, NULL);
+  return network_builder_finish(&builder,
+                                network_conv(&builder, x, g->channels[1], g->window, g->group, weights, weights + 7));
+}
+
+/* What element (o, y, z) must be in exact arithmetic, from the numbers of the inputs. */
+static void sum_taps(const fixture *f, const geometry *g, int64_t o, int64_t y, int64_t z, double sums[3]) {
+  const qb_window *w = &g->window;
+  qb_linear own, other;
+  assert_true(qb_graph_linear(&f->quantized, 1, &own) && qb_graph_linear(&f->original, 1, &other));
+  const float *weight = qb_graph_constant(&f->original, other.weight);
+  const float *weight_q = qb_graph_constant(&f->quantized, own.weight);
+  bool depthwise = g->group == g->channels[0];
+  int64_t ins = g->channels[0] / g->group, first = o / (g->channels[1] / g->group) * ins;
+  sums[0] = 0;
+  sums[1] = sums[2] = fabs((double)qb_graph_constant(&f->original, other.bias)[o]);
+  for (int64_t k = 0; k < own.row_length; k++) {
+    int64_t area = own.kernel_area, a = k % area / w->kernel[1], b = k % w->kernel[1];
+    int64_t row = y * w->stride[0] + a * w->dilation[0] - w->pad_begin[0];
+    int64_t column = z * w->stride[1] + b * w->dilation[1] - w->pad_begin[1];
+    if (row < 0 || row >= g->height || column < 0 || column >= g->width)
+      continue;
+    int64_t at = ((first + k / area) * g->height + row) * g->width + column;
+    qb_value_id v = f->quantized.nodes[1].inputs[0];
+    double e = limit(f, v, 0, at), x = limit(f, v, 1, at), x_q = limit(f, v, 2, at), larger = fmax(x, x_q);
+    double u = (double)weight[o * own.row_length + k], u_q = (double)weight_q[o * own.row_length + k];
+    double m = u * u_q > 0 ? fmin(fabs(u), fabs(u_q)) : 0, p = fabs(u) - m, q = fabs(u_q) - m;
+    sums[0] += m * e + (depthwise ? p * x + q * x_q : (p + q) * larger);
+    sums[1] += fabs(u) * x;
+    sums[2] += fabs(u_q) * x_q;
+  }
+}
+
+static void assert_sums(const fixture *f, const geometry *g) {
+  const qb_shape *shape = &f->quantized.values[f->quantized.outputs[0]].shape;
+  int64_t height = shape->dims[2], width = shape->dims[3];
+  for (int64_t i = 0; i < g->channels[1] * height * width; i++) {
+    double sums[QB_ELEMENT_COUNT];
+    sum_taps(f, g, i / (height * width), i / width % height, i % width, sums);
+    for (int part = 0; part < QB_ELEMENT_COUNT; part++) /* in the padding something for underflow is left of 0 */
+      assert_just_above(limit(f, f->quantized.outputs[0], part, i) * (1 + 1e-7) + 1e-38, sums[part] + 1e-38);
+  }
+}
+
+/* Every input has its own range, and one of each channel a far larger one, so that the ranges of channels limit
+ * nothing. */
+static void every_geometry_reads_the_right_elements(void **state) {
+  (void)state;
+  for (size_t n = 0; n < sizeof geometries / sizeof *geometries; n++) {
+    fixture f;
+    qb_rng rng;
+    qb_rng_seed(&rng, 11, n);
+    begin(&f, two_convolutions(&geometries[n], &rng), NULL, 0, 1);
+    quantize(&f);
+    for (int64_t i = 0; i < f.domain.count; i++) {
+      f.domain.hi[i] = i % (f.domain.count / 2) == 0 ? 4 : (float)qb_rng_range(&rng, 0.05, 0.6);
+      f.domain.lo[i] = -f.domain.hi[i];
+    }
+    bound(&f);
+    assert_sums(&f, &geometries[n]);
+    end(&f);
+  }
+}
+
+/* --------------------------------------------------------------------------------------------------------- memory */
+
 static qb_status bound_once(void *context, qb_error *error) {
   fixture *f = context;
   qb_layerwise layerwise;
@@ -231,9 +323,13 @@ static void every_allocation_may_fail(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_element_has_its_own_numbers), cmocka_unit_test(opposite_signs_share_nothing),
-      cmocka_unit_test(equal_networks_have_no_error),      cmocka_unit_test(products_that_underflow_are_counted),
-      cmocka_unit_test(the_exponent_is_carried),           cmocka_unit_test(threads_do_not_change_a_bit),
+      cmocka_unit_test(every_element_has_its_own_numbers),
+      cmocka_unit_test(opposite_signs_share_nothing),
+      cmocka_unit_test(equal_networks_have_no_error),
+      cmocka_unit_test(products_that_underflow_are_counted),
+      cmocka_unit_test(the_exponent_is_carried),
+      cmocka_unit_test(threads_do_not_change_a_bit),
+      cmocka_unit_test(every_geometry_reads_the_right_elements),
       cmocka_unit_test(every_allocation_may_fail),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
