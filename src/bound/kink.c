@@ -317,8 +317,8 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
 /* Points often lie where two planes are equally low: at a kink, in a corner, on an edge. So that another evaluation,
  * rounded otherwise, chooses the same plane, slopes are those of the middle of a cell, whose borders no such point is
  * likely to meet. */
-enum { CELLS = 32 };
-static const double BORDER = 0.31371, INSIDE = 0.953;
+enum { CELLS = 1024 };
+static const double BORDER = 0.31371, INSIDE = 0.9973;
 
 static double middle_of_cell(double least, double most, double at) {
   double cell = floor(qb_clamp((at - least) / (most - least), 0, 1) * CELLS + BORDER);

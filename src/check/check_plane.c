@@ -218,10 +218,10 @@ bool corners_find(const bend *f, const bend *g, const triple *t, corners *c) {
   return c->count > 0;
 }
 
-/* The middle of one of 32 cells of a range; the borders of cells are no round parts of it. */
+/* The middle of one of 1024 cells of a range; the borders of cells are no round parts of it. */
 static double cell_middle(range r, double at) {
   double part = between((at - r.lo) / (r.hi - r.lo), 0, 1);
-  return r.lo + (r.hi - r.lo) * (fmin(floor(32 * part + 0.31371), 31) + 0.18629) / 32;
+  return r.lo + (r.hi - r.lo) * (fmin(floor(1024 * part + 0.31371), 1023) + 0.18629) / 1024;
 }
 
 /* The largest share of the way `by` that leads from inside to the end of the range. */
@@ -234,7 +234,7 @@ void corners_recentre(corners *c, double x, double d) {
   double by_d = c->d_range.hi > c->d_range.lo ? cell_middle(c->d_range, d) - c->centre_d : 0;
   double share = fmin(share_inside(c->x_range, c->centre_x, by_x), share_inside(c->d_range, c->centre_d, by_d));
   share = fmin(share, share_inside(c->q_range, c->centre_x + c->centre_d, by_x + by_d));
-  share = between(0.953 * share, 0, 1);
+  share = between(0.9973 * share, 0, 1);
   c->centre_x += share * by_x;
   c->centre_d += share * by_d;
 }
