@@ -73,17 +73,11 @@ static bool is_contraction(const qb_node *node) {
   case QB_OP_AVERAGE_POOL:
   case QB_OP_GLOBAL_AVERAGE_POOL:
   case QB_OP_REDUCE_MEAN:
-  case QB_OP_TRANSPOSE:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT: return true;
+  case QB_OP_TRANSPOSE: return true;
   case QB_OP_LEAKY_RELU: return a->linear.alpha >= -1 && a->linear.alpha <= 1;
   case QB_OP_CLIP: return a->clip.lo <= 0 && a->clip.hi >= 0 && a->clip.hi_channels == NULL;
   case QB_OP_PAD: return a->pad.value == 0;
-  default: return false;
+  default: return qb_op_is_reshape(node->op);
   }
 }
 

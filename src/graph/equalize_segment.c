@@ -72,16 +72,10 @@ static bool is_homogeneous(const qb_node *node) {
   case QB_OP_MAX_POOL:
   case QB_OP_AVERAGE_POOL:
   case QB_OP_GLOBAL_AVERAGE_POOL:
-  case QB_OP_REDUCE_MEAN:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT: return true;
+  case QB_OP_REDUCE_MEAN: return true;
   case QB_OP_PAD:
     return node->attributes.pad.value == 0 && node->attributes.pad.begin[1] == 0 && node->attributes.pad.end[1] == 0;
-  default: return false;
+  default: return qb_op_is_reshape(node->op);
   }
 }
 

@@ -31,17 +31,11 @@ static bool is_shift(const qb_node *node) {
   case QB_OP_CLIP:
   case QB_OP_MAX_POOL:
   case QB_OP_GLOBAL_AVERAGE_POOL:
-  case QB_OP_REDUCE_MEAN:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT: return true;
+  case QB_OP_REDUCE_MEAN: return true;
   case QB_OP_AVERAGE_POOL: /* padding zeros count in the mean, or a ceil window's rest */
     return window->pad_begin[0] == 0 && window->pad_begin[1] == 0 && window->pad_end[0] == 0 &&
            window->pad_end[1] == 0 && !node->attributes.pool.count_include_pad;
-  default: return false;
+  default: return qb_op_is_reshape(node->op);
   }
 }
 

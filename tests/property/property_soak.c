@@ -410,14 +410,8 @@ static bool possible(qb_op op, method m) {
   case QB_OP_ADD:
   case QB_OP_SUB:
   case QB_OP_GLOBAL_AVERAGE_POOL:
-  case QB_OP_REDUCE_MEAN:
-  case QB_OP_FLATTEN:
-  case QB_OP_RESHAPE:
-  case QB_OP_SQUEEZE:
-  case QB_OP_UNSQUEEZE:
-  case QB_OP_IDENTITY:
-  case QB_OP_DROPOUT: return true;
-  default: return m != TWO_STAGE;
+  case QB_OP_REDUCE_MEAN: return true;
+  default: return m != TWO_STAGE || qb_op_is_reshape(op);
   }
 }
 

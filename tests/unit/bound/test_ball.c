@@ -145,8 +145,10 @@ static void quantizers_replace_the_activation(void **state) {
   qb_graph_free(&quantized);
 }
 
+enum { INPUTS = 20 }; /* of the network below */
+
 static qb_graph wide_network(uint64_t seed, double change) {
-  enum { WIDTH = 80, INPUTS = 20 };
+  enum { WIDTH = 80 };
   static float w[WIDTH * WIDTH];
   qb_rng rng, noise;
   qb_rng_seed(&rng, seed, 0);
@@ -162,49 +164,63 @@ static qb_graph wide_network(uint64_t seed, double change) {
   return network_builder_finish(&net, network_gemm(&net, x, 3, w, NULL));
 }
 
+/* Such a network and one a little off, on a box that leaves many rectifiers undecided. */
+typedef struct wide_pair {
+  qb_graph original, quantized;
+  qb_pair pair;
+  qb_backward *backward;
+  float lo[INPUTS], hi[INPUTS];
+  qb_domain domain; /* borrows lo and hi */
+} wide_pair;
+
+static void begin_wide(wide_pair *w) {
+  qb_error error;
+  w->original = wide_network(5, 0);
+  w->quantized = wide_network(5, 0.001);
+  w->pair = network_pair(&w->original, &w->quantized);
+  assert_int_equal(qb_backward_create(&w->pair, &w->backward, &error), QB_OK);
+  for (int i = 0; i < INPUTS; i++) {
+    w->lo[i] = -0.3F;
+    w->hi[i] = 0.2F;
+  }
+  w->domain = (qb_domain){INPUTS, w->lo, w->hi};
+}
+
+static void end_wide(wide_pair *w) {
+  qb_backward_free(w->backward);
+  network_pair_free(&w->pair);
+  qb_graph_free(&w->original);
+  qb_graph_free(&w->quantized);
+}
+
 static void threads_do_not_matter(void **state) {
   (void)state;
-  qb_graph original = wide_network(5, 0), quantized = wide_network(5, 0.001);
-  qb_pair pair = network_pair(&original, &quantized);
-  float lo[20], hi[20];
-  for (int i = 0; i < 20; i++) {
-    lo[i] = -0.3F;
-    hi[i] = 0.2F;
-  }
+  wide_pair wide;
+  begin_wide(&wide);
   qb_ball ball[2];
   for (int i = 0; i < 2; i++) {
     omp_set_num_threads(i == 0 ? 1 : 4);
-    ball[i] = bound_pair(&pair, lo, hi, 20, false);
+    ball[i] = bound_pair(&wide.pair, wide.lo, wide.hi, INPUTS, false);
   }
   for (int k = 0; k < 3; k++)
     assert_memory_equal(&ball[0].difference[k], &ball[1].difference[k], sizeof(qb_interval));
   assert_true(ball[0].from_interval == 0);
   qb_ball_free(&ball[0]);
   qb_ball_free(&ball[1]);
-  network_pair_free(&pair);
-  qb_graph_free(&original);
-  qb_graph_free(&quantized);
+  end_wide(&wide);
 }
 
 /* More turns of the planes: nested ranges, narrower at first, and never more turns than were asked for. */
 static void turns_only_narrow(void **state) {
   (void)state;
-  qb_graph original = wide_network(5, 0), quantized = wide_network(5, 0.001);
-  qb_pair pair = network_pair(&original, &quantized);
+  wide_pair wide;
   qb_error error;
-  qb_backward *backward;
-  float lo[20], hi[20];
-  for (int i = 0; i < 20; i++) {
-    lo[i] = -0.3F;
-    hi[i] = 0.2F;
-  }
-  qb_domain domain = {20, lo, hi};
+  begin_wide(&wide);
   qb_ball_settings settings = qb_ball_settings_default();
   double width[5] = {0};
   qb_ball ball, before = {0};
-  assert_int_equal(qb_backward_create(&pair, &backward, &error), QB_OK);
   for (settings.turns = 0; settings.turns < 5; settings.turns++, before = ball) {
-    assert_int_equal(qb_bound_ball(backward, &domain, &settings, &ball, &error), QB_OK);
+    assert_int_equal(qb_bound_ball(wide.backward, &wide.domain, &settings, &ball, &error), QB_OK);
     assert_true(ball.turns <= settings.turns && (ball.turns > 0) == (settings.turns > 0));
     for (int k = 0; k < 3; k++) {
       assert_true(settings.turns == 0 || ball.difference[k].lo >= before.difference[k].lo);
@@ -215,37 +231,26 @@ static void turns_only_narrow(void **state) {
   }
   assert_true(width[1] < 0.999 * width[0] && width[2] < width[1]);
   qb_ball_free(&before);
-  qb_backward_free(backward);
-  network_pair_free(&pair);
-  qb_graph_free(&original);
-  qb_graph_free(&quantized);
+  end_wide(&wide);
 }
 
 /* With no time at all: plain intervals, nothing half done, and said so. */
 static void without_time_intervals_remain(void **state) {
   (void)state;
-  qb_graph original = wide_network(5, 0), quantized = wide_network(5, 0.001);
-  qb_pair pair = network_pair(&original, &quantized);
+  wide_pair wide;
   qb_error error;
-  qb_backward *backward;
-  float lo[20], hi[20];
-  for (int i = 0; i < 20; i++) {
-    lo[i] = -0.3F;
-    hi[i] = 0.2F;
-  }
-  qb_domain domain = {20, lo, hi};
+  begin_wide(&wide);
   qb_ball_settings settings = qb_ball_settings_default();
   qb_ball hurried, full;
   qb_box_result box;
   settings.decide = true;
-  assert_int_equal(qb_backward_create(&pair, &backward, &error), QB_OK);
-  assert_int_equal(qb_bound_ball(backward, &domain, &settings, &full, &error), QB_OK);
+  assert_int_equal(qb_bound_ball(wide.backward, &wide.domain, &settings, &full, &error), QB_OK);
   settings.timeout_seconds = 1e-9;
-  assert_int_equal(qb_bound_ball(backward, &domain, &settings, &hurried, &error), QB_OK);
-  assert_int_equal(qb_bound_box(&pair, &domain, &box, &error), QB_OK);
-  const qb_box_track *d = &box.states[quantized.outputs[0]].track[QB_TRACK_DIFFERENCE];
+  assert_int_equal(qb_bound_ball(wide.backward, &wide.domain, &settings, &hurried, &error), QB_OK);
+  assert_int_equal(qb_bound_box(&wide.pair, &wide.domain, &box, &error), QB_OK);
+  const qb_box_track *d = &box.states[wide.quantized.outputs[0]].track[QB_TRACK_DIFFERENCE];
   assert_true(hurried.applies && hurried.hidden_skipped > 0 && full.hidden_skipped == 0);
-  for (qb_node_id n = 0; n < quantized.node_count; n++)
+  for (qb_node_id n = 0; n < wide.quantized.node_count; n++)
     assert_false(hurried.relaxed[n]);
   for (int k = 0; k < 3; k++) {
     assert_true(hurried.difference[k].lo == d->lo[k] && hurried.difference[k].hi == d->hi[k]);
@@ -254,10 +259,7 @@ static void without_time_intervals_remain(void **state) {
   qb_box_result_free(&box);
   qb_ball_free(&hurried);
   qb_ball_free(&full);
-  qb_backward_free(backward);
-  network_pair_free(&pair);
-  qb_graph_free(&original);
-  qb_graph_free(&quantized);
+  end_wide(&wide);
 }
 
 /* y' - y = relu(x) / 2 on [-1, 1]: one box cannot prove |y' - y| <= 0.51 below, halves can; 0.49 is false. */
