@@ -228,6 +228,9 @@ static int leaving(const knot basis[3], const knot *enter) {
   return leave;
 }
 
+/* Distant knots are so many times the spread of the others below them: no plane worth having goes through one. */
+static const double FAR_BELOW = 4096;
+
 /* The plane above all knots that is lowest at the origin: the dual simplex method on triangles that contain the
  * origin, from one of three distant, low knots. Only its slopes are used, so rounding here is harmless. */
 static void lowest_plane(const knot *knots, int count, double *p, double *q) {
@@ -236,7 +239,7 @@ static void lowest_plane(const knot *knots, int count, double *p, double *q) {
     low = qb_smaller(low, knots[i].z);
     high = qb_larger(high, knots[i].z);
   }
-  double floor = low - 8 * (high - low);
+  double floor = low - FAR_BELOW * (high - low);
   knot basis[3] = {{-8, -8, floor}, {16, 0, floor}, {0, 16, floor}};
   *p = *q = 0;
   for (int step = 0; step < 24; step++) {
@@ -318,11 +321,12 @@ qb_plane qb_kink_plane(const qb_corners *corners, double on_f, double on_d) {
  * rounded otherwise, chooses the same plane, slopes are those of the middle of a cell, whose borders no such point is
  * likely to meet. */
 enum { CELLS = 1024 };
-static const double BORDER = 0.31371, INSIDE = 0.9973;
+static const double BORDER[2] = {0.31371, 0.27183}; /* of a and d: two alike would put middles on the diagonal */
+static const double INSIDE = 0.9973;
 
-static double middle_of_cell(double least, double most, double at) {
-  double cell = floor(qb_clamp((at - least) / (most - least), 0, 1) * CELLS + BORDER);
-  return least + (most - least) * (qb_clamp(cell, 0, CELLS - 1) + 0.5 - BORDER) / CELLS;
+static double middle_of_cell(double least, double most, double border, double at) {
+  double cell = floor(qb_clamp((at - least) / (most - least), 0, 1) * CELLS + border);
+  return least + (most - least) * (qb_clamp(cell, 0, CELLS - 1) + 0.5 - border) / CELLS;
 }
 
 /* How far from `from`, inside, to `to` and beyond, as a multiple, a coordinate stays within its range. */
@@ -334,7 +338,7 @@ qb_plane qb_kink_plane_near(const qb_corners *corners, double on_f, double on_d,
   const double *least = corners->least, *most = corners->most;
   double from[3] = {corners->centre_a, corners->centre_d, corners->centre_a + corners->centre_d}, to[3], part = 1;
   for (int k = 0; k < 2; k++)
-    to[k] = most[k] > least[k] ? middle_of_cell(least[k], most[k], at[k]) : from[k];
+    to[k] = most[k] > least[k] ? middle_of_cell(least[k], most[k], BORDER[k], at[k]) : from[k];
   to[2] = to[0] + to[1];
   for (int k = 0; k < 3; k++)
     part = qb_smaller(part, INSIDE * room(least[k], most[k], from[k], to[k]));

@@ -218,10 +218,11 @@ bool corners_find(const bend *f, const bend *g, const triple *t, corners *c) {
   return c->count > 0;
 }
 
-/* The middle of one of 1024 cells of a range; the borders of cells are no round parts of it. */
-static double cell_middle(range r, double at) {
+/* The middle of one of 1024 cells of a range; the borders of cells are no round parts of it, and other ones for x than
+ * for d: middles on the diagonal from corner to corner would lie on two planes. */
+static double cell_middle(range r, double border, double at) {
   double part = between((at - r.lo) / (r.hi - r.lo), 0, 1);
-  return r.lo + (r.hi - r.lo) * (fmin(floor(1024 * part + 0.31371), 1023) + 0.18629) / 1024;
+  return r.lo + (r.hi - r.lo) * (fmin(floor(1024 * part + border), 1023) + 0.5 - border) / 1024;
 }
 
 /* The largest share of the way `by` that leads from inside to the end of the range. */
@@ -230,8 +231,8 @@ static double share_inside(range r, double from, double by) {
 }
 
 void corners_recentre(corners *c, double x, double d) {
-  double by_x = c->x_range.hi > c->x_range.lo ? cell_middle(c->x_range, x) - c->centre_x : 0;
-  double by_d = c->d_range.hi > c->d_range.lo ? cell_middle(c->d_range, d) - c->centre_d : 0;
+  double by_x = c->x_range.hi > c->x_range.lo ? cell_middle(c->x_range, 0.31371, x) - c->centre_x : 0;
+  double by_d = c->d_range.hi > c->d_range.lo ? cell_middle(c->d_range, 0.27183, d) - c->centre_d : 0;
   double share = fmin(share_inside(c->x_range, c->centre_x, by_x), share_inside(c->d_range, c->centre_d, by_d));
   share = fmin(share, share_inside(c->q_range, c->centre_x + c->centre_d, by_x + by_d));
   share = between(0.9973 * share, 0, 1);
@@ -295,7 +296,7 @@ static void lowest_plane(const knot *knots, int count, double slope[3]) {
     low = fmin(low, knots[i].z);
     high = fmax(high, knots[i].z);
   }
-  double far_below = low - 8 * (high - low);
+  double far_below = low - 4096 * (high - low); /* below any plane worth having */
   knot basis[3] = {{-8, -8, far_below}, {16, 0, far_below}, {0, 16, far_below}};
   slope[0] = slope[1] = 0;
   for (int step = 0; step < 24 && plane_through(basis, slope); step++) {
