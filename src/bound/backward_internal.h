@@ -107,6 +107,10 @@ void qb_walk_add_constant(qb_walk *walk, int64_t row, double value);
 /* max |x| of a track over the box. */
 double qb_walk_reach(const qb_backward *backward, qb_value_id value, int track, int64_t i);
 
+/* Numbers of a tensor so near to each other, in either network, may be the same but for rounding: no choice is to
+ * depend on which of them is larger. */
+double qb_walk_near(const qb_backward *backward, qb_value_id value);
+
 /* The track that coefficient[part] is over. */
 int qb_walk_track(const qb_walk *walk, int part);
 

@@ -18,7 +18,8 @@ typedef struct element {
   qb_interval x[QB_TRACK_COUNT];
   qb_line f, upper, lower; /* the pieces when stable */
   bool f_stable, g_stable;
-  bool nearly; /* the pieces are those of all but the ends of the intervals */
+  bool is_known[2]; /* x, x' is a single number but for rounding */
+  bool nearly;      /* the pieces are those of all but the ends of the intervals */
 } element;
 
 static element element_within(const qb_backward *backward, qb_node_id id, int64_t i,
@@ -66,33 +67,45 @@ static double largest_of(const qb_backward *backward, qb_value_id value, int tra
 /* What underflows is no end either. */
 static const double UNDERFLOW = 0x1p-900;
 
-/* By how much intervals in front of a node are shortened. */
-static void find_ends(const qb_backward *backward, qb_value_id value, double end[2]) {
-  for (int track = 0; track < 2; track++)
-    end[track] = NEAR * largest_of(backward, value, track) + UNDERFLOW;
+/* Of both networks: where one has nothing but zeros, what rounding makes of them is no measure. */
+double qb_walk_near(const qb_backward *backward, qb_value_id value) {
+  return NEAR * fmax(largest_of(backward, value, 0), largest_of(backward, value, 1)) + UNDERFLOW;
 }
 
-static element element_inside(const qb_backward *backward, qb_node_id id, int64_t i, const double end[2]) {
+static element element_inside(const qb_backward *backward, qb_node_id id, int64_t i, double end) {
   qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
   qb_interval in[QB_TRACK_COUNT];
   for (int track = 0; track < QB_TRACK_COUNT; track++)
     in[track] = interval_of(backward, x, track, i);
   for (int track = 0; track < 2; track++)
-    in[track] = without_ends(in[track], end[track]);
+    in[track] = without_ends(in[track], end);
   return element_within(backward, id, i, in);
 }
 
-/* The element with its pieces; those of the shortened intervals where it is linear there. */
-static element classify(const qb_backward *backward, qb_node_id id, int64_t i, const double end[2]) {
+static void note_known(element *e, double end) {
+  double step = NEAR * fabs(e->kinks.upper.shift);
+  for (int track = 0; track < 2; track++)
+    e->is_known[track] = e->x[track].hi - e->x[track].lo <= 2 * end + step;
+}
+
+/* The element with its pieces; those of the shortened intervals where it is linear there. Whether it is linear is
+ * asked there, too, as the codes at the ends of a quantizer's interval make its pieces. */
+static element classify(const qb_backward *backward, qb_node_id id, int64_t i, double end) {
   element e = element_of(backward, id, i);
-  if (e.f_stable && e.g_stable)
+  bool stable = e.f_stable && e.g_stable;
+  note_known(&e, end);
+  if (stable && !e.is_known[0] && !e.is_known[1] && e.kinks.upper.shift == 0)
     return e;
   element inside = element_inside(backward, id, i, end);
-  if (inside.f_stable && inside.g_stable) {
+  e.f_stable = inside.f_stable || e.is_known[0];
+  e.g_stable = inside.g_stable || e.is_known[1];
+  e.nearly = e.f_stable && e.g_stable &&
+             (!stable || e.is_known[0] || e.is_known[1] || inside.f.slope != e.f.slope ||
+              inside.upper.slope != e.upper.slope || inside.lower.slope != e.lower.slope);
+  if (e.nearly) {
     e.f = inside.f;
     e.upper = inside.upper;
     e.lower = inside.lower;
-    e.nearly = true;
   }
   return e;
 }
@@ -119,7 +132,9 @@ static relaxed line_above(const qb_backward *backward, qb_node_id id, int track,
                           double sign) {
   const qb_kink *kink = track == QB_TRACK_ORIGINAL ? &e->kinks.original : sign > 0 ? &e->kinks.upper : &e->kinks.lower;
   double reach[2] = {qb_interval_magnitude(e->x[track]), 0};
-  qb_line line = isfinite(reach[0]) ? qb_kink_line(kink, e->x[track], sign) : (qb_line){0, INFINITY};
+  qb_line line = {0, INFINITY};
+  if (isfinite(reach[0]))
+    line = e->is_known[track] ? qb_kink_level(kink, e->x[track], sign) : qb_kink_line(kink, e->x[track], sign);
   return isfinite(line.constant) ? relax(line.slope, 0, line.constant, reach)
                                  : constant_above(backward, id, track, i, sign);
 }
@@ -135,16 +150,18 @@ static relaxed stable_plane(const element *e, double sign) {
   return relax(sign * slope, sign * g->slope, constant, reach);
 }
 
-/* With the slopes of the pieces, above all corners. */
+/* With the slopes of the pieces, above all corners, and without a slope along what is known: of a x + d (x' - x), a is
+ * the slope along x where x' is known, d along x' where x is. */
 static relaxed nearly_stable_plane(const qb_backward *backward, qb_node_id id, int64_t i, const element *e,
                                    double sign) {
   double reach[2] = {qb_interval_magnitude(e->x[QB_TRACK_ORIGINAL]), qb_interval_magnitude(e->x[QB_TRACK_DIFFERENCE])};
   const qb_line *g = sign > 0 ? &e->upper : &e->lower;
+  double on_g = e->is_known[1] ? 0 : g->slope, on_a = e->is_known[0] ? 0 : on_g - e->f.slope;
   qb_corners corners;
   if (!qb_kink_corners(&e->kinks.original, sign > 0 ? &e->kinks.upper : &e->kinks.lower, e->x[QB_TRACK_ORIGINAL],
                        e->x[QB_TRACK_QUANTIZED], e->x[QB_TRACK_DIFFERENCE], &corners))
     return constant_above(backward, id, QB_TRACK_DIFFERENCE, i, sign);
-  qb_plane plane = qb_kink_plane_with(&corners, 0, sign, sign * (g->slope - e->f.slope), sign * g->slope);
+  qb_plane plane = qb_kink_plane_with(&corners, 0, sign, sign * on_a, sign * on_g);
   return relax(plane.a, plane.d, plane.constant, reach);
 }
 
@@ -175,8 +192,7 @@ static void store(const relaxed *plane, int sign, int64_t i, qb_dense_planes *pl
   planes->reach[sign][i] = plane->reach;
 }
 
-static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, const double end[2],
-                                 qb_error *error) {
+static qb_status allocate_planes(qb_backward *backward, qb_node_id id, int64_t n, double end, qb_error *error) {
   qb_backward_node *data = &backward->nodes[id];
   bool enough = true;
   for (int track = 0; track < QB_TRACK_COUNT; track++)
@@ -217,8 +233,7 @@ qb_status qb_backward_prepare_kinked(qb_backward *backward, qb_node_id id, qb_er
   int64_t n = backward->box->states[backward->pair->quantized->nodes[id].output].count;
   int swap = qb_backward_fault_planted == QB_BACKWARD_FAULT_SWAPPED_SIGNS;
   int32_t next = 0;
-  double end[2];
-  find_ends(backward, backward->pair->quantized->nodes[id].inputs[0], end);
+  double end = qb_walk_near(backward, backward->pair->quantized->nodes[id].inputs[0]);
   QB_TRY(allocate_planes(backward, id, n, end, error));
   for (int64_t i = 0; i < n; i++) {
     element e = classify(backward, id, i, end);
@@ -276,8 +291,7 @@ int64_t qb_backward_slopes(const qb_backward *backward, qb_slopes *list) {
 
 int64_t qb_backward_unstable(const qb_backward *backward, qb_value_id value, int64_t *element_ids) {
   int64_t count = 0;
-  double end[2];
-  find_ends(backward, value, end);
+  double end = qb_walk_near(backward, value);
   for (int64_t i = 0; i < backward->box->states[value].count; i++) {
     bool unstable = false;
     for (int32_t k = 0; k < backward->reader_count[value] && !unstable; k++) {

@@ -431,31 +431,57 @@ static qb_status rule_average(const other_call *call) {
   return QB_OK;
 }
 
-/* The element that is the largest of the window in both networks, or -1. */
-static int64_t dominating(const other_call *call, const window_walk *v) {
-  const qb_box_state *x = &call->walk->backward->box->states[call->node->inputs[0]];
-  int64_t best = -1;
-  for (int64_t k = 0; k < taps_of(v); k++) {
-    int64_t at = under(v, k);
-    if (at >= 0 && (best < 0 || x->track[0].lo[at] > x->track[0].lo[best]))
-      best = at;
-  }
-  for (int track = 0; track < QB_TRACK_DIFFERENCE; track++)
-    for (int64_t k = 0; best >= 0 && k < taps_of(v); k++) {
+/* The element of a window that is the largest, but for up to over[track] by which another may exceed it. */
+typedef struct winner {
+  int64_t at; /* -1: none */
+  double over[2];
+} winner;
+
+static void find_excess(const qb_box_state *x, const window_walk *v, winner *w) {
+  for (int track = 0; track < QB_TRACK_DIFFERENCE; track++) {
+    const qb_box_track *t = &x->track[track];
+    double most = 0;
+    for (int64_t k = 0; k < taps_of(v); k++) {
       int64_t at = under(v, k);
-      if (at >= 0 && at != best && x->track[track].hi[at] > x->track[track].lo[best])
-        return -1;
+      if (at >= 0 && at != w->at && t->hi[at] > t->lo[w->at])
+        most = qb_larger(most, qb_up(t->hi[at] - t->lo[w->at]));
     }
-  return best;
+    w->over[track] = most;
+  }
 }
 
-/* The dominating element where there is one; else the interval of the output. */
+/* The first that no other exceeds by more than `near` in either network: which of two that are equal but for rounding
+ * is taken, and whether one is, is not to depend on it. */
+static winner find_winner(const qb_box_state *x, const window_walk *v, double near) {
+  double most = -INFINITY;
+  for (int64_t k = 0; k < taps_of(v); k++)
+    most = under(v, k) < 0 ? most : qb_larger(most, x->track[0].lo[under(v, k)]);
+  for (int64_t k = 0; k < taps_of(v); k++) {
+    winner w = {.at = under(v, k)};
+    if (w.at < 0 || x->track[0].lo[w.at] < most - near)
+      continue;
+    find_excess(x, v, &w);
+    if (w.over[0] <= near && w.over[1] <= near)
+      return w;
+  }
+  return (winner){.at = -1};
+}
+
+/* max - winner is in [0, over] in each network. */
+static double top_above_winner(const qb_walk *walk, const winner *w, int part, double c) {
+  if (part == 0)
+    return c > 0 ? c * w->over[walk->track == QB_TRACK_QUANTIZED] : 0;
+  return c > 0 ? c * w->over[1] : -c * w->over[0];
+}
+
+/* The element that wins where there is one; else the interval of the output. */
 static qb_status rule_max_pool(const other_call *call) {
   qb_walk *walk = call->walk;
   qb_window whole;
   const qb_window *w = window_of(call, &whole);
   qb_value_id x = call->node->inputs[0];
   int64_t n = walk->backward->box->states[x].count;
+  double near = qb_walk_near(walk->backward, x);
   for (int part = 0; part < 2; part++) {
     const double *rows = rows_of(call, part);
     double *to = rows == NULL ? NULL : qb_walk_target(walk, x, part, call->outputs + 8);
@@ -464,20 +490,19 @@ static qb_status rule_max_pool(const other_call *call) {
       return out_of_memory(call);
     for (int64_t i = 0; rows != NULL && i < call->outputs; i++) {
       window_walk v = look_at(call, w, i);
-      int64_t best = dominating(call, &v);
-      double reach = best < 0 ? 0 : qb_walk_reach(walk->backward, x, qb_walk_track(walk, part), best);
+      winner best = find_winner(&walk->backward->box->states[x], &v, near);
+      double reach = best.at < 0 ? 0 : qb_walk_reach(walk->backward, x, qb_walk_track(walk, part), best.at);
       for (int64_t r = 0; r < walk->rows; r++) {
         double c = rows[r * call->outputs + i];
         if (c == 0)
           continue;
-        if (best >= 0) {
-          to[r * n + best] += c;
+        double top = best.at >= 0 ? top_above_winner(walk, &best, part, c) : c > 0 ? c * y->hi[i] : c * y->lo[i];
+        if (best.at >= 0) {
+          to[r * n + best.at] += c;
           walk->lost[r] += qb_gamma(call->outputs + 8) * 1.01 * fabs(c) * reach;
-        } else {
-          double top = c > 0 ? c * y->hi[i] : c * y->lo[i];
-          walk->lost[r] += DBL_EPSILON * fabs(top) + DBL_MIN;
-          qb_walk_add_constant(walk, r, top);
         }
+        walk->lost[r] += DBL_EPSILON * fabs(top) + DBL_MIN;
+        qb_walk_add_constant(walk, r, top);
       }
     }
   }

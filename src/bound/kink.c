@@ -67,6 +67,14 @@ qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign) {
   return best;
 }
 
+qb_line qb_kink_level(const qb_kink *kink, qb_interval x, double sign) {
+  double at[4], top = -INFINITY, magnitude = qb_interval_magnitude(x) + 2 * fabs(kink->shift);
+  int count = values_of(kink, x, at);
+  for (int i = 0; i < count; i++)
+    top = qb_larger(top, sign * qb_kink_at(kink, at[i]));
+  return (qb_line){0, top + 32 * UNIT * steepness(kink) * magnitude + DBL_MIN};
+}
+
 /* ------------------------------------------------------------------------------------------------------- corners */
 
 typedef struct hexagon {
@@ -277,7 +285,7 @@ static double lowest_line(const double *x, const knot *knots, int count) {
   return slope;
 }
 
-/* Slopes over knots that may all lie on one line x = 0 or y = 0. */
+/* Slopes over knots that may all lie on one line: x = 0, or one that is followed along x alone. */
 static void lowest_slopes(const knot *knots, int count, bool flat_x, bool flat_y, double *p, double *q) {
   double along[QB_KINK_CORNERS];
   if (!flat_x && !flat_y) {
@@ -293,13 +301,15 @@ static void lowest_slopes(const knot *knots, int count, bool flat_x, bool flat_y
 
 static qb_plane plane_at(const qb_corners *corners, double on_f, double on_d, const double at[2]) {
   knot knots[QB_KINK_CORNERS];
-  double wide_a = 0, wide_d = 0, p, q;
+  double wide_a = 0, wide_d = 0, wide_sum = 0, p, q;
   for (int i = 0; i < corners->count; i++) {
     wide_a = qb_larger(wide_a, fabs(corners->a[i] - at[0]));
     wide_d = qb_larger(wide_d, fabs(corners->d[i] - at[1]));
+    wide_sum = qb_larger(wide_sum, fabs(corners->a[i] - at[0] + corners->d[i] - at[1]));
   }
   /* far more than what rounding makes of a single number, so that every evaluation finds the same ones flat */
-  bool flat_a = wide_a <= 1e-11 * corners->magnitude, flat_d = wide_d <= 1e-11 * corners->magnitude;
+  double flat = 1e-11 * corners->magnitude;
+  bool flat_a = wide_a <= flat, flat_d = wide_d <= flat || wide_sum <= flat;
   for (int k = 0; k < corners->knot_count; k++) {
     int i = corners->knot[k];
     knots[k] = (knot){flat_a ? 0 : (corners->a[i] - at[0]) / wide_a, flat_d ? 0 : (corners->d[i] - at[1]) / wide_d,

@@ -58,6 +58,9 @@ bool qb_kink_is_linear(const qb_kink *kink, double lo, double hi, qb_line *piece
  * intervals leave no tie; sign is 1 or -1. */
 qb_line qb_kink_line(const qb_kink *kink, qb_interval x, double sign);
 
+/* The lowest one with slope 0. */
+qb_line qb_kink_level(const qb_kink *kink, qb_interval x, double sign);
+
 /* Fills `corners`; false when the intervals are not finite or contradict each other. */
 bool qb_kink_corners(const qb_kink *f, const qb_kink *g, qb_interval a, qb_interval a2, qb_interval d,
                      qb_corners *corners);

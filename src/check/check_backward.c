@@ -136,6 +136,7 @@ typedef struct element {
   triple in, out;
   double slope[3], constant[3]; /* of f, up, down where they are straight */
   bool f_decided, q_decided, decided;
+  bool fixed[2];  /* x, q is one number but for rounding */
   bool nearly;    /* not decided, but straight on all but the ends of the ranges... */
   double most[3]; /* ...with these slopes there */
 } element;
@@ -162,16 +163,15 @@ static range shortened(range r, double end) {
   return r.hi - r.lo > 2 * end ? (range){r.lo + end, r.hi - end} : point(0.5 * r.lo + 0.5 * r.hi);
 }
 
-/* 2^-30 of the largest element: whether a break lies so near to an end of a range is not to depend on rounding. */
-static triple ends_of(const cells *x) {
-  triple largest = {point(0), point(0), point(0)};
+double near_of(const cells *x) {
+  double largest[2] = {0, 0};
   for (int64_t i = 0; i < x->count; i++) {
-    largest.x.hi = fmax(largest.x.hi, range_size(x->at[i].x));
-    largest.q.hi = fmax(largest.q.hi, range_size(x->at[i].q));
+    largest[0] = fmax(largest[0], range_size(x->at[i].x));
+    largest[1] = fmax(largest[1], range_size(x->at[i].q));
   }
-  largest.x.hi = (isfinite(largest.x.hi) ? 0x1p-30 * largest.x.hi : 0) + 0x1p-900; /* what underflows, neither */
-  largest.q.hi = (isfinite(largest.q.hi) ? 0x1p-30 * largest.q.hi : 0) + 0x1p-900;
-  return largest;
+  for (int k = 0; k < 2; k++)
+    largest[k] = isfinite(largest[k]) ? largest[k] : 0;
+  return 0x1p-30 * fmax(largest[0], largest[1]) + 0x1p-900; /* nor on what underflows */
 }
 
 /* Points leave nothing open. */
@@ -183,10 +183,10 @@ static bool leaves_undecided(const back_box *box, qb_node_id id, int64_t i, trip
 int64_t undecided_of(const back_box *box, qb_value_id value, int64_t *list) {
   const qb_graph *graph = box->pair->pair->quantized;
   const cells *x = &box->ranges->values[value];
-  triple end = ends_of(x);
+  double end = near_of(x);
   int64_t count = 0;
   for (int64_t i = 0; i < x->count; i++) {
-    triple t = {shortened(x->at[i].x, end.x.hi), shortened(x->at[i].q, end.q.hi), x->at[i].d};
+    triple t = {shortened(x->at[i].x, end), shortened(x->at[i].q, end), x->at[i].d};
     bool undecided = false;
     for (qb_node_id id = 0; !undecided && id < graph->node_count; id++)
       if (box->pair->bent[id] && graph->nodes[id].inputs[0] == value)
@@ -221,6 +221,8 @@ static plane line_above(const element *e, int kind, double sign, const triple *o
   double slope, constant;
   if (!isfinite(x.lo) || !isfinite(x.hi))
     return range_above(kind == FORM_X ? out->x : out->q, sign);
+  if (e->fixed[kind])
+    return (plane){0, 0, line_constant(b, x, sign, 0)};
   if (bend_is_straight(b, x, &slope, &constant))
     return (plane){sign * e->slope[piece], 0, sign * e->constant[piece]};
   slope = claimed != NULL ? claimed[2 * kind + (sign < 0)] : line_slope(b, x, sign);
@@ -236,27 +238,31 @@ static plane moved_above(const element *e, double sign) {
   return (plane){sign * slope, sign * e->slope[g], constant};
 }
 
-static element classify(const back_box *box, qb_node_id id, int64_t i, const triple *end) {
+static element classify(const back_box *box, qb_node_id id, int64_t i, double end) {
   element e = element_of(box, id, i);
-  triple inside = {shortened(e.in.x, end->x.hi), shortened(e.in.q, end->q.hi), e.in.d};
-  if (e.decided)
-    return e;
+  triple inside = {shortened(e.in.x, end), shortened(e.in.q, end), e.in.d};
+  double near = 2 * end + 0x1p-30 * fabs(e.b.up.shift);
+  e.fixed[0] = e.in.x.hi - e.in.x.lo <= near;
+  e.fixed[1] = e.in.q.hi - e.in.q.lo <= near;
+  /* codes at the ends make the pieces of a quantizer: it is asked inside, whatever it is on the whole */
   element most = element_in(box, id, i, inside);
-  e.nearly = most.decided;
+  bool settled = (most.f_decided || e.fixed[0]) && (most.q_decided || e.fixed[1]);
+  e.decided = e.decided && settled && !e.fixed[0] && !e.fixed[1] && memcmp(e.slope, most.slope, sizeof e.slope) == 0;
+  e.nearly = settled && !e.decided;
   memcpy(e.most, most.slope, sizeof e.most);
   return e;
 }
 
-/* With the slopes of the pieces, above all corners. */
+/* With the slopes of the pieces, above all corners; none along x or q where that is fixed. */
 static plane nearly_moved_above(const element *e, range out, double sign) {
-  int g = sign > 0 ? 1 : 2;
+  double g = e->fixed[1] ? 0 : e->most[sign > 0 ? 1 : 2], x = e->fixed[0] ? 0 : g - e->most[0];
   corners c;
   if (!corners_find(&e->b.f, sign > 0 ? &e->b.up : &e->b.down, &e->in, &c))
     return range_above(out, sign);
-  return plane_above(&c, 0, sign, sign * (e->most[g] - e->most[0]), sign * e->most[g]);
+  return plane_above(&c, 0, sign, sign * x, sign * g);
 }
 
-static void prepare_element(back_box *box, qb_node_id id, int64_t i, const triple *end, const triple *out) {
+static void prepare_element(back_box *box, qb_node_id id, int64_t i, double end, const triple *out) {
   back_node *n = &box->nodes[id];
   element e = classify(box, id, i, end);
   const double *claimed = e.decided || e.nearly ? NULL : claimed_slopes(box, id, i);
@@ -288,11 +294,11 @@ static void prepare_element(back_box *box, qb_node_id id, int64_t i, const tripl
 static qb_status prepare_planes(back_box *box, qb_node_id id, qb_error *error) {
   back_node *n = &box->nodes[id];
   const cells *y = &box->ranges->values[box->pair->pair->quantized->nodes[id].output];
-  triple end = ends_of(&box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]]);
+  double end = near_of(&box->ranges->values[box->pair->pair->quantized->nodes[id].inputs[0]]);
   int32_t undecided = 0;
   bool enough = (n->undecided = qb_arena_alloc(&box->arena, (size_t)y->count, sizeof *n->undecided)) != NULL;
   for (int64_t i = 0; enough && i < y->count; i++) {
-    element e = classify(box, id, i, &end);
+    element e = classify(box, id, i, end);
     n->undecided[i] = e.decided || e.nearly ? -1 : undecided++;
   }
   for (int side = 0; side < 2; side++) {
@@ -306,7 +312,7 @@ static qb_status prepare_planes(back_box *box, qb_node_id id, qb_error *error) {
     return qb_fail_memory(error, "planes", (size_t)y->count * 6 * sizeof(plane));
 #pragma omp parallel for schedule(static) if (!omp_in_parallel())
   for (int64_t i = 0; i < y->count; i++)
-    prepare_element(box, id, i, &end, &y->at[i]);
+    prepare_element(box, id, i, end, &y->at[i]);
   return QB_OK;
 }
 

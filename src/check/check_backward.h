@@ -103,6 +103,10 @@ typedef struct carried {
  * none, so that a single term is not rounded. NULL when memory is short. */
 double *carry_to(carried *c, qb_value_id value, int part, int64_t terms, bool *fresh);
 
+/* 2^-30 of the largest element in either network: on what lies so near to each other, or to an end of a range, nothing
+ * is to depend, as it may be rounding. */
+double near_of(const cells *x);
+
 /* Largest magnitude of what coefficients of a part are over. */
 double carried_reach(const carried *c, qb_value_id value, int part, int64_t i);
 

@@ -11,11 +11,12 @@ typedef struct node_call {
   const qb_graph *graph;
   const qb_node *node, *partner;
   const qb_shape *shape;
-  bool same; /* a product with a constant that is the same in both networks */
+  bool same;   /* a product with a constant that is the same in both networks */
+  double near; /* a maximum: numbers so near to each other count as equal */
 } node_call;
 
 /* y_i = sum of factor input_at + constant, in the original and in the other network; `lost` bounds what was rounded in
- * the constant, 16 units the rounding of factors. */
+ * the constant, 16 units the rounding of factors; y_i may be larger by up to `over` in either. */
 typedef struct link {
   int32_t slot;
   int64_t at;
@@ -25,7 +26,7 @@ typedef struct link {
 typedef struct links {
   int64_t count;
   link *link; /* (room) */
-  double constant[2], lost;
+  double constant[2], lost, over[2];
 } links;
 
 static const qb_value *operand(const node_call *n, int32_t slot) { return &n->graph->values[n->node->inputs[slot]]; }
@@ -164,22 +165,36 @@ static bool link_average(const node_call *n, int64_t i, links *l) {
   return true;
 }
 
-/* The element that is the largest of the window in both networks on the whole box. */
+/* By how much others of the window exceed `at`, at most, in both networks. */
+static void exceed(const links *l, const triple *x, int64_t at, double over[2]) {
+  over[0] = over[1] = 0;
+  for (int64_t k = 0; k < l->count; k++)
+    if (l->link[k].at != at) {
+      const triple *other = &x[l->link[k].at];
+      over[0] = other->x.hi > x[at].x.lo ? fmax(over[0], add_up(other->x.hi, -x[at].x.lo)) : over[0];
+      over[1] = other->q.hi > x[at].q.lo ? fmax(over[1], add_up(other->q.hi, -x[at].q.lo)) : over[1];
+    }
+}
+
+/* The first element that is the largest of the window in both networks on the whole box, or so nearly that it may be.
+ */
 static bool link_max_pool(const node_call *n, int64_t i, links *l) {
   const triple *x = n->box->ranges->values[n->node->inputs[0]].at;
-  link best = {.at = -1};
+  double highest = -INFINITY;
   see(n, i, l);
   for (int64_t k = 0; k < l->count; k++)
-    if (best.at < 0 || x[l->link[k].at].x.lo > x[best.at].x.lo)
-      best = l->link[k];
+    highest = fmax(highest, x[l->link[k].at].x.lo);
   for (int64_t k = 0; k < l->count; k++) {
-    const triple *other = &x[l->link[k].at], *top = &x[best.at];
-    if (l->link[k].at != best.at && (other->x.hi > top->x.lo || other->q.hi > top->q.lo))
-      return false;
+    if (x[l->link[k].at].x.lo < highest - n->near)
+      continue;
+    exceed(l, x, l->link[k].at, l->over);
+    if (l->over[0] <= n->near && l->over[1] <= n->near) {
+      l->link[0] = l->link[k];
+      l->count = 1;
+      return true;
+    }
   }
-  l->link[0] = best;
-  l->count = 1;
-  return best.at >= 0;
+  return false;
 }
 
 /* False: nothing linear is known. */
@@ -245,6 +260,7 @@ static void take_range(const carried *c, const node_call *n, int part, int64_t i
 static void take_links(const carried *c, const node_call *n, target *to, int part, int64_t row, double factor,
                        const links *l, bool once, tally *t) {
   double shift = part == 1 ? l->constant[1] - l->constant[0] : l->constant[c->kind == FORM_Q];
+  double over = part == 0 ? (factor > 0) * l->over[c->kind == FORM_Q] : l->over[factor > 0]; /* y' - y: less by y's */
   for (int64_t k = 0; k < l->count; k++) {
     const link *from = &l->link[k];
     qb_value_id x = n->node->inputs[from->slot];
@@ -256,9 +272,9 @@ static void take_links(const carried *c, const node_call *n, target *to, int par
       t->terms++;
     }
   }
-  t->sum += factor * shift;
-  t->size += fabs(factor * shift);
-  t->terms += shift != 0;
+  t->sum += factor * shift + fabs(factor) * over;
+  t->size += fabs(factor * shift) + fabs(factor) * over;
+  t->terms += (shift != 0) + (over != 0);
   t->lost += part == 0 ? fabs(factor) * l->lost : 0;
 }
 
@@ -306,7 +322,8 @@ qb_status carry_links(carried *c, qb_node_id id) {
                  node,
                  pair->partner[id] == QB_NONE ? NULL : &pair->original->nodes[pair->partner[id]],
                  &pair->quantized->values[node->output].shape,
-                 false};
+                 false,
+                 node->op == QB_OP_MAX_POOL ? near_of(&c->box->ranges->values[node->inputs[0]]) : 0};
   n.same = has_same_constant(&n);
   size_t room = QB_MAX_INPUTS;
   if (has_window(node))

@@ -331,13 +331,14 @@ static double lowest_line(const knot *knots, int count, bool along_y) {
 
 void lowest_slopes(const corners *c, double on_f, double on_d, double *slope_x, double *slope_d) {
   knot knots[MOST_CORNERS];
-  double wide_x = 0, wide_d = 0, slope[3];
+  double wide_x = 0, wide_d = 0, wide_q = 0, slope[3];
   for (int i = 0; i < c->count; i++) {
     wide_x = fmax(wide_x, fabs(c->x[i] - c->centre_x));
     wide_d = fmax(wide_d, fabs(c->d[i] - c->centre_d));
+    wide_q = fmax(wide_q, fabs(c->x[i] + c->d[i] - c->centre_x - c->centre_d));
   }
   /* far more than what rounding makes of a single number */
-  bool flat_x = wide_x <= 1e-11 * c->size, flat_d = wide_d <= 1e-11 * c->size;
+  bool flat_x = wide_x <= 1e-11 * c->size, flat_d = fmin(wide_d, wide_q) <= 1e-11 * c->size; /* then along x */
   for (int k = 0; k < c->knot_count; k++) {
     int i = c->knot[k];
     knots[k] = (knot){flat_x ? 0 : (c->x[i] - c->centre_x) / wide_x, flat_d ? 0 : (c->d[i] - c->centre_d) / wide_d,

@@ -39,6 +39,23 @@ static void wide_originals_leave_the_chord_of_the_difference(void **state) {
   assert_true(fabs(plane.a) < 1e-9 && fabs(plane.d - 0.5) < 1e-9 && fabs(plane.constant - 0.5) < 1e-9);
 }
 
+/* x' is 0, but for rounding: relu(a) is bounded along a alone, as what x' is made of may be known less well. */
+static void what_is_known_has_no_slope(void **state) {
+  (void)state;
+  for (int k = 0; k < 2; k++) {
+    double tiny = k == 0 ? 0 : 1e-300;
+    qb_corners corners;
+    assert_true(qb_kink_corners(&RELU, &RELU, (qb_interval){-1, 3}, (qb_interval){-tiny, tiny}, (qb_interval){-3, 1},
+                                &corners));
+    qb_plane above = qb_kink_plane(&corners, 0, 1), below = qb_kink_plane(&corners, 0, -1);
+    assert_true(fabs(above.a) < 1e-9 || fabs(above.a + 1) < 1e-9); /* -relu(a) <= 0 or -a */
+    assert_true(fabs(below.a - 0.75) < 1e-9 && fabs(below.constant - 0.75) < 1e-9);
+    assert_true(above.d == 0 && below.d == 0);
+  }
+  qb_line level = qb_kink_level(&RELU, (qb_interval){1, 2}, -1);
+  assert_true(level.slope == 0 && level.constant >= -1 && level.constant < -1 + 1e-12);
+}
+
 static qb_kink random_kink(qb_rng *rng) {
   if (qb_rng_below(rng, 3) == 0)
     return (qb_kink){.leaky = true, .alpha = qb_rng_range(rng, -0.5, 1.5)};
@@ -87,6 +104,7 @@ int main(void) {
       cmocka_unit_test(lines_above_and_below_relu),
       cmocka_unit_test(difference_of_two_active_rectifiers_is_exact),
       cmocka_unit_test(wide_originals_leave_the_chord_of_the_difference),
+      cmocka_unit_test(what_is_known_has_no_slope),
       cmocka_unit_test(no_plane_is_ever_below),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* The checker's own recomputation of boxes on random pairs of networks: what the engine claims follows, smaller claims
  * do not, and no found error exceeds what the checker proves, whatever slopes, cuts and nodes a claim names. */
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,6 +20,7 @@
 #include "graph/pass_drop_clip.h"
 #include "support/cases.h"
 #include "support/error_search.h"
+#include "support/network_builder.h"
 #include "support/random_network.h"
 
 enum { CASES = 300, ROUNDS = 3, OUTPUTS = 4096 };
@@ -154,7 +156,7 @@ static void fail_at(uint64_t seed, const boxed_case *c, const recomputed *own) {
 /* Slopes, cuts and nodes of another claim: whatever they are, what follows is true. */
 static void misguide(boxed_case *c, qb_rng *rng, box_claim *other) {
   *other = c->claim;
-  other->bound = INFINITY;
+  other->bound = DBL_MAX; /* not infinity, which needs no bound */
   other->output_count = 0;
   other->keeps = false;
   for (int64_t i = 0; i < other->slope_count; i++)
@@ -184,7 +186,7 @@ static void claims_follow_and_smaller_ones_do_not(void **state) {
         kept += c.claim.keeps;
         sloped += c.claim.slope_count > 0;
         same += own.bound >= c.claim.bound * (1 - 1e-5);
-        missed += own.refuted; /* planes may be chosen otherwise where rounding decides, once in thousands */
+        missed += own.refuted;
         if (!own.refuted && (own.bound > c.claim.bound || own.bound < c.found))
           fail_at(seed, &c, &own);
         other.output_count = 0;
@@ -212,12 +214,70 @@ static void claims_follow_and_smaller_ones_do_not(void **state) {
   assert_true(cut > cases / 100 && kept > cases / 50 && sloped > cases / 20);
   assert_true(same > compared / 2);
   assert_int_equal(unknown, 0);
-  assert_true(missed <= compared / 2000);
+  assert_true(missed <= compared / 20000);
   assert_true(forged > 0 && refuted >= forged * 95 / 100);
+}
+
+/* Cases in which engine and checker once made different planes: quantized values that are one number, +-1e-308 here and
+ * 0 there (1030 while it was cut up, 7632, 9472, 27028, 32644), searches for the lowest plane that ended early (4185,
+ * 5472), all values of a tensor 0 in one network and 1e-18 in the other program (9708, 15016). */
+static void rounding_chooses_no_planes(void **state) {
+  (void)state;
+  static const uint64_t seeds[] = {1030, 4185, 5472, 7632, 9472, 9708, 15016, 27028, 32644};
+  for (size_t k = 0; k < sizeof seeds / sizeof *seeds; k++) {
+    boxed_case c;
+    assert_true(make_case(seeds[k], &c));
+    recomputed own = check(&c, &c.claim);
+    if (!own.known || own.refuted)
+      fail_at(seeds[k], &c, &own);
+    free_case(&c);
+  }
+}
+
+/* w max(x0, x1) - w x0, and the same of x2 and x3. */
+static qb_graph pooled_excess(float w) {
+  network_builder net;
+  qb_attributes pool = {.pool.window = {.kernel = {1, 2}, .stride = {1, 2}, .dilation = {1, 1}}};
+  const float first[2] = {w, 0};
+  network_builder_init(&net, QB_SHAPE(1, 1, 1, 4));
+  qb_value_id most = network_node(&net, QB_OP_MAX_POOL, &net.input, 1, &pool, &QB_SHAPE(1, 1, 1, 2));
+  most = network_conv(&net, most, 1, network_window(1, 1, 0), 1, &w, NULL);
+  qb_value_id x0 = network_conv(&net, net.input, 1, pool.pool.window, 1, first, NULL);
+  return network_builder_finish(&net, network_binary(&net, QB_OP_SUB, most, x0));
+}
+
+/* x0 is in [1, 2] and x1 a little more than 1, by less than counts beside the 1000 of the other window: x0 wins, and
+ * what x1 may exceed it by is paid for. */
+static void winners_by_a_hair_pay_for_it(void **state) {
+  (void)state;
+  float lo[4] = {1, 1 + 0x1p-21F, 1000, 0}, hi[4] = {2, 1 + 0x1p-21F, 1000, 0};
+  qb_graph original = pooled_excess(0), quantized = pooled_excess(1);
+  qb_pair pair = network_pair(&original, &quantized);
+  qb_domain domain = {4, lo, hi};
+  qb_ball_settings settings = qb_ball_settings_default();
+  qb_backward *backward;
+  qb_ball ball;
+  assert_int_equal(qb_backward_create(&pair, &backward, NULL), QB_OK);
+  assert_int_equal(qb_bound_ball(backward, &domain, &settings, &ball, NULL), QB_OK);
+  assert_true(ball.applies && ball.difference[0].hi >= 0x1p-21 && ball.difference[0].hi < 0x1p-19);
+  assert_true(ball.difference[0].lo <= 0 && ball.difference[0].lo > -0x1p-19);
+  box_claim unbounded = {.only = 0, .method = "relaxation", .bound = DBL_MAX};
+  recomputed own;
+  assert_int_equal(recompute_box(&unbounded, &pair, lo, hi, &own, NULL), QB_OK);
+  assert_true(own.known && !own.refuted && own.bound >= 0x1p-21 && own.bound < 0x1p-19);
+  qb_ball_free(&ball);
+  qb_backward_free(backward);
+  network_pair_free(&pair);
+  qb_graph_free(&original);
+  qb_graph_free(&quantized);
 }
 
 int main(void) {
   omp_set_num_threads(1); /* the networks are tiny */
-  const struct CMUnitTest tests[] = {cmocka_unit_test(claims_follow_and_smaller_ones_do_not)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(claims_follow_and_smaller_ones_do_not),
+      cmocka_unit_test(rounding_chooses_no_planes),
+      cmocka_unit_test(winners_by_a_hair_pay_for_it),
+  };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
