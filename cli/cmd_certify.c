@@ -75,9 +75,7 @@ static const struct argp_option certify_options[] = {
      "activation may be off by one",
      0},
     {"float32", KEY_FLOAT32, NULL, 0,
-     "Bounds also hold for both networks evaluated in float32, in any order of sums, fused or not; includes --lsb. "
-     "Methods: layerwise, elementwise, interval",
-     0},
+     "Bounds also hold for both networks evaluated in float32, in any order of sums, fused or not; includes --lsb", 0},
     {"no-flip", KEY_NO_FLIP, NULL, 0, "Exit 3 unless every ball is proved not to flip", 0},
     {"statistical", KEY_STATISTICAL, "DATA", 0,
      "Held-out inputs: also claim, with a confidence, what they show about fresh ones. Data that made OTHER and "

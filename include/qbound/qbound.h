@@ -602,8 +602,7 @@ typedef struct qb_certify_settings {
   bool lsb;     /* bounds also hold when a runtime rounds ties or requantizes one step differently: the code of
                  * every quantized activation may be off by one, within its range; default false */
   bool float32; /* bounds also hold for every evaluation of both networks in float32, whatever the order of sums, fused
-                 * or not, with gradual underflow; includes `lsb`. Methods: layerwise, elementwise, interval (balls:
-                 * interval); default false */
+                 * or not, with gradual underflow; includes `lsb`; default false */
   int threads;  /* 0 (default): all cores */
 } qb_certify_settings;
 

@@ -289,9 +289,6 @@ static const char *make_note(const balls_call *b) {
   double skipped = 0;
   for (int64_t k = 0; k < b->c->certificate->balls.ball_count; k++)
     skipped = fmax(skipped, b->details[k].proof.hidden_skipped);
-  if (b->pair.float32)
-    return qb_arena_format(&b->c->parts->arena, "%s",
-                           "the relaxation has no rule for the rounding of float32 evaluation: intervals alone");
   if (!b->call.budget.relaxes)
     return qb_arena_format(&b->c->parts->arena,
                            "the network is too large for the relaxation in %g s a ball: intervals alone",
@@ -334,7 +331,6 @@ static qb_status prepare_pair(balls_call *b) {
                            .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),
                            .threads = c->settings->threads,
                            .progress = c->progress};
-  b->call.budget.relaxes = b->call.budget.relaxes && !b->pair.float32;
   return b->call.budget.relaxes ? qb_backward_create(&b->pair, &b->call.backward, c->error) : QB_OK;
 }
 

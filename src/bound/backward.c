@@ -1,6 +1,5 @@
 /* The walk of linear forms back to the input; see backward.h. Rules: backward_linear.c, backward_kinked.c,
  * backward_other.c. */
-#include <assert.h>
 #include <cblas.h>
 #include <omp.h>
 #include <string.h>
@@ -133,7 +132,6 @@ static qb_status load(qb_backward *backward, qb_error *error) {
 }
 
 qb_status qb_backward_create(const qb_pair *pair, qb_backward **backward, qb_error *error) {
-  assert(!pair->float32); /* forms know nothing of its rounding */
   qb_backward *b = qb_alloc(1, sizeof *b);
   *backward = NULL;
   if (b == NULL)
@@ -325,6 +323,7 @@ qb_status qb_walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
     if (walk->coefficient[0][y] == NULL && walk->coefficient[1][y] == NULL)
       continue;
     walk->renamed = false;
+    qb_walk_evaluation(walk, y);
     QB_TRY(substitute(walk, id));
     drop(walk, y);
     walk->element = walk->renamed ? walk->element : NULL;

@@ -126,6 +126,9 @@ qb_status qb_walk_turn(qb_walk *walk, const qb_rows *rows, int64_t first, double
 /* Fills walk->points with what both networks compute at `inputs` (rows, inputs) up to where the rows began. */
 qb_status qb_walk_evaluate(qb_walk *walk, const double *inputs);
 
+/* Adds to every form over the value what float32 evaluation of its node alone can move it by, where the box says so. */
+void qb_walk_evaluation(qb_walk *walk, qb_value_id value);
+
 /* Substitutes the output of the node by its inputs. */
 qb_status qb_walk_linear(qb_walk *walk, qb_node_id id);
 qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id);

@@ -12,7 +12,6 @@
 #include "bound/codes.h"
 #include "bound/fault.h"
 #include "bound/node_kinks.h"
-#include "graph/quantizer.h"
 
 typedef struct box_call {
   const qb_pair *pair;
@@ -29,17 +28,6 @@ typedef struct box_call {
 typedef qb_status (*box_rule)(box_call *call);
 
 /* ------------------------------------------------------------------------------------------------------- helpers */
-
-/* a - b with the unknown infinity minus infinity on the safe side. */
-static double subtract_down(double a, double b) {
-  double r = a - b;
-  return isnan(r) ? -INFINITY : a == b ? 0 : qb_down(r);
-}
-
-static double subtract_up(double a, double b) {
-  double r = a - b;
-  return isnan(r) ? INFINITY : a == b ? 0 : qb_up(r);
-}
 
 static const qb_value *operand(const box_call *call, int32_t slot) {
   return &call->pair->quantized->values[call->node->inputs[slot]];
@@ -64,12 +52,12 @@ void qb_box_meet(qb_box_state *state, int64_t i) {
   double *lo = &state->track[QB_TRACK_ORIGINAL].lo[i], *hi = &state->track[QB_TRACK_ORIGINAL].hi[i];
   double *lo2 = &state->track[QB_TRACK_QUANTIZED].lo[i], *hi2 = &state->track[QB_TRACK_QUANTIZED].hi[i];
   double *dlo = &state->track[QB_TRACK_DIFFERENCE].lo[i], *dhi = &state->track[QB_TRACK_DIFFERENCE].hi[i];
-  *dlo = qb_larger(*dlo, subtract_down(*lo2, *hi));
-  *dhi = qb_smaller(*dhi, subtract_up(*hi2, *lo));
-  *lo2 = qb_larger(*lo2, subtract_down(*lo, -*dlo));
-  *hi2 = qb_smaller(*hi2, subtract_up(*hi, -*dhi));
-  *lo = qb_larger(*lo, subtract_down(*lo2, *dhi));
-  *hi = qb_smaller(*hi, subtract_up(*hi2, *dlo));
+  *dlo = qb_larger(*dlo, qb_subtract_down(*lo2, *hi));
+  *dhi = qb_smaller(*dhi, qb_subtract_up(*hi2, *lo));
+  *lo2 = qb_larger(*lo2, qb_subtract_down(*lo, -*dlo));
+  *hi2 = qb_smaller(*hi2, qb_subtract_up(*hi, -*dhi));
+  *lo = qb_larger(*lo, qb_subtract_down(*lo2, *dhi));
+  *hi = qb_smaller(*hi, qb_subtract_up(*hi2, *dlo));
 }
 
 /* ------------------------------------------------------------------------------------------------- linear layers */
@@ -474,7 +462,7 @@ static range range_product(range a, range b) {
   return (range){qb_down(lo), qb_up(hi)};
 }
 
-static range range_sum(range a, range b) { return (range){subtract_down(a.lo, -b.lo), subtract_up(a.hi, -b.hi)}; }
+static range range_sum(range a, range b) { return (range){qb_subtract_down(a.lo, -b.lo), qb_subtract_up(a.hi, -b.hi)}; }
 static range range_minus(range a) { return (range){-a.hi, -a.lo}; }
 static range range_meet(range a, range b) { return (range){fmax(a.lo, b.lo), fmin(a.hi, b.hi)}; }
 
@@ -506,7 +494,7 @@ static operand_ranges read_operand(const box_call *call, int32_t slot, int64_t i
   double original = (double)qb_view_f32(&original_constant(call)->constant)[at];
   r.track[QB_TRACK_ORIGINAL] = (range){original, original};
   r.track[QB_TRACK_QUANTIZED] = (range){quantized, quantized};
-  r.track[QB_TRACK_DIFFERENCE] = (range){subtract_down(quantized, original), subtract_up(quantized, original)};
+  r.track[QB_TRACK_DIFFERENCE] = (range){qb_subtract_down(quantized, original), qb_subtract_up(quantized, original)};
   return r;
 }
 
@@ -647,39 +635,17 @@ static qb_status absorbed_activation(box_call *call) {
   return QB_OK;
 }
 
-/* x'' = clamp(s round(x' / s)) of the quantized network alone. Rounding is monotone; x'' - x' is within s/2 inside the
- * range, and past the range the clamp moves x'' towards it. */
 static qb_status rule_quantize_linear(box_call *call) {
   const qb_value *scale = operand(call, 1), *zero = call->node->input_count > 2 ? operand(call, 2) : NULL;
-  const qb_box_state *x = input(call, 0);
   if (call->partner != NULL && qb_node_is_kinked(call->pair, call->id))
     return absorbed_activation(call);
   if (call->partner != NULL || !scale->is_constant || (zero != NULL && !zero->is_constant)) {
     refuse(call, "QuantizeLinear in both networks, or with a scale that is computed");
     return QB_OK;
   }
-  int32_t axis = call->node->attributes.quantize.axis;
-  int64_t inner = 1, channels = (int64_t)qb_view_elements(&scale->constant);
-  for (int32_t k = axis + 1; k < call->shape->rank; k++)
-    inner *= call->shape->dims[k];
-  for (int64_t i = 0; i < call->y->count; i++) {
-    int64_t c = channels == 1 ? 0 : i / inner % call->shape->dims[axis];
-    double s = (double)qb_view_f32(&scale->constant)[c];
-    double z = zero == NULL ? 0 : (double)qb_view_f32(&zero->constant)[qb_view_elements(&zero->constant) == 1 ? 0 : c];
-    double least = qb_down(s * ((double)call->node->attributes.quantize.lo - z));
-    double most = qb_up(s * ((double)call->node->attributes.quantize.hi - z));
-    double lo = x->track[0].lo[i], hi = x->track[0].hi[i], dlo = x->track[2].lo[i], dhi = x->track[2].hi[i];
-    double half = qb_quantizer_reach(call->node, s, z);
-    half = qb_bound_fault == QB_FAULT_INTERVAL_HALF_STEP ? 0 : half;
-    /* saturated codes may be off, too: x'' lies between the clamps to [least, high] and to [low, most] */
-    double off = (double)call->node->attributes.quantize.steps * s;
-    double high = fmax(qb_down(most - off), least), low = fmin(qb_up(least + off), most);
-    set(call->y, QB_TRACK_ORIGINAL, i, lo, hi);
-    set(call->y, QB_TRACK_QUANTIZED, i, fmin(fmax(qb_down(x->track[1].lo[i] - half), least), high),
-        fmax(fmin(qb_up(x->track[1].hi[i] + half), most), low));
-    set(call->y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(dlo - half), subtract_down(high, hi)),
-        fmax(qb_up(dhi + half), subtract_up(low, lo)));
-  }
+  const char *why = qb_box_codes(call->pair, call->id, input(call, 0), call->y);
+  if (why != NULL)
+    refuse(call, why);
   return QB_OK;
 }
 

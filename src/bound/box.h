@@ -6,7 +6,10 @@
 #ifndef QB_BOUND_BOX_H
 #define QB_BOUND_BOX_H
 
+#include <math.h>
+
 #include "bound/bound.h"
+#include "bound/rounding.h"
 
 typedef struct qb_box_track {
   double *lo, *hi; /* (elements) */
@@ -18,6 +21,7 @@ enum { QB_TRACK_ORIGINAL, QB_TRACK_QUANTIZED, QB_TRACK_DIFFERENCE, QB_TRACK_COUN
 typedef struct qb_box_state {
   int64_t count;
   qb_box_track track[QB_TRACK_COUNT];
+  double *evaluation[2]; /* (elements) by how much float32 evaluation of the node alone moves x, x'; NULL: not at all */
 } qb_box_state;
 
 typedef struct qb_box_result {
@@ -46,6 +50,21 @@ void qb_box_result_free(qb_box_result *result);
  * (evaluation.h). *why is set where that is not known or something may overflow, else NULL. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_box_evaluate(const qb_pair *pair, qb_node_id node, qb_box_result *result, qb_arena *scratch,
                                         const char **why, qb_error *error);
+
+/* The intervals of the codes, in real units, of a QuantizeLinear without a partner and with constants for its scale and
+ * zero point, from those of its input. Returns NULL, or why there are none. */
+const char *qb_box_codes(const qb_pair *pair, qb_node_id node, const qb_box_state *x, qb_box_state *y);
+
+/* a - b with the unknown infinity minus infinity on the safe side. */
+static inline double qb_subtract_down(double a, double b) {
+  double r = a - b;
+  return isnan(r) ? -INFINITY : a == b ? 0 : qb_down(r);
+}
+
+static inline double qb_subtract_up(double a, double b) {
+  double r = a - b;
+  return isnan(r) ? INFINITY : a == b ? 0 : qb_up(r);
+}
 
 /* Makes the three intervals of element i consistent: x' = x + d, each way round, outwards. */
 void qb_box_meet(qb_box_state *state, int64_t i);

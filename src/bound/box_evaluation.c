@@ -1,6 +1,8 @@
 /* Intervals: what evaluation in float32 adds to the output of a node, element by element. */
 #include "bound/box.h"
 
+#include <string.h>
+
 #include "base/error.h"
 #include "bound/affine.h"
 #include "bound/evaluation.h"
@@ -85,12 +87,13 @@ static qb_status measure(const call *c, qb_evaluation_size kind) {
   return QB_OK;
 }
 
-/* False where something may overflow. */
+/* Sizes become errors. False where something may overflow. */
 static bool widen(const qb_evaluation *evaluation, double *const size[2], qb_box_state *y) {
   for (int64_t i = 0; i < y->count; i++) {
-    double error[QB_TRACK_COUNT];
+    double error[QB_TRACK_COUNT] = {0};
     for (int t = 0; t < 2; t++)
-      error[t] = size[t] == NULL ? 0 : qb_evaluation_error(evaluation, size[t][i]);
+      if (size[t] != NULL)
+        error[t] = size[t][i] = qb_evaluation_error(evaluation, size[t][i]);
     error[QB_TRACK_DIFFERENCE] = qb_up_sum(error[0], error[1]);
     if (isinf(error[QB_TRACK_DIFFERENCE]))
       return false;
@@ -111,8 +114,8 @@ qb_status qb_box_evaluate(const qb_pair *pair, qb_node_id id, qb_box_result *res
   *why = qb_evaluation_of(pair, id, &evaluation);
   if (*why != NULL || evaluation.size == QB_SIZE_NONE)
     return QB_OK;
-  for (int which = pair->partner[id] == QB_NONE ? 1 : 0; which < 2; which++) {
-    size[which] = qb_arena_alloc(scratch, (size_t)y->count, sizeof *size[which]);
+  for (int which = pair->partner[id] == QB_NONE || pair->own ? 1 : 0; which < 2; which++) {
+    size[which] = qb_arena_alloc(&result->arena, (size_t)y->count, sizeof *size[which]);
     if (size[which] == NULL)
       return qb_fail_memory(error, node->name, (size_t)y->count * sizeof *size[which]);
     const call c = {.pair = pair,
@@ -130,5 +133,6 @@ qb_status qb_box_evaluate(const qb_pair *pair, qb_node_id id, qb_box_result *res
   }
   if (!widen(&evaluation, size, y))
     *why = qb_evaluation_overflow;
+  memcpy(y->evaluation, size, sizeof size);
   return QB_OK;
 }

@@ -20,6 +20,7 @@ typedef enum qb_fault {
   QB_FAULT_NO_SINGLE_GAMMA,   /* elementwise: float32 sums without their rounding */
   QB_FAULT_NO_SUBNORMAL,      /* elementwise: products that underflow count as zero, as flush-to-zero would have it */
   QB_FAULT_NO_EVALUATION,     /* float32 evaluation counts as exact although its rounding was asked for */
+  QB_FAULT_ONE_EVALUATION,    /* what float32 does to the original is left out where it is added to an exact bound */
   QB_FAULT_NO_EXPONENT,       /* elementwise: numbers are scaled without remembering by how much */
   QB_FAULT_MEAN_UP,           /* two_stage: the paths of geometric means are rounded up */
   QB_FAULT_NO_SIGN_CHECK,     /* two_stage: weights may change their sign */
@@ -59,6 +60,7 @@ typedef enum qb_backward_fault {
   QB_BACKWARD_FAULT_NARROWED,      /* the last element that planes let through is left out */
   QB_BACKWARD_FAULT_PATCH,         /* the last column of a form's patch over a convolution is left out */
   QB_BACKWARD_FAULT_TANGENT,       /* a plane that was turned keeps the constant of the one at the centre */
+  QB_BACKWARD_FAULT_EVALUATION,    /* what float32 does to layers of the original is left out of forms */
   QB_BACKWARD_FAULT_COUNT
 } qb_backward_fault;
 

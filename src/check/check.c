@@ -41,7 +41,7 @@
 
 static bool counts(const claim *c, int64_t k) { return c->output < 0 || c->output == k; }
 
-void judge_outputs(const claim *c, const walk *w, recomputed *result) {
+void judge_outputs(const claim *c, const walk *w, const evaluation_errors *errors, recomputed *result) {
   const qb_value *value = &w->pair->quantized->values[w->pair->quantized->outputs[0]];
   const cells *y = &w->values[w->pair->quantized->outputs[0]];
   int64_t count = (int64_t)qb_shape_elements(&value->shape);
@@ -52,7 +52,7 @@ void judge_outputs(const claim *c, const walk *w, recomputed *result) {
     return;
   }
   for (int64_t k = 0; k < count; k++) {
-    range d = y->at[cell_of(w->grain, &value->shape, k)].d;
+    range d = evaluation_errors_widen(errors, k, y->at[cell_of(w->grain, &value->shape, k)].d);
     result->bound = counts(c, k) ? fmax(result->bound, range_size(d)) : result->bound;
     if (c->output_count != 0 && !(c->outputs[k].lo <= d.lo && c->outputs[k].hi >= d.hi) && !result->refuted) {
       result->refuted = true;
@@ -74,7 +74,7 @@ static qb_status walk_both(const claim *c, walk *w, walk *limits, recomputed *re
       status = walk_visit(w, n, &result->known);
   }
   if (status == QB_OK && result->known)
-    judge_outputs(c, w, result);
+    judge_outputs(c, w, NULL, result);
   else
     snprintf(result->why, sizeof result->why, "%s", w->why[0] != '\0' ? w->why : limits->why);
   return status;
@@ -162,22 +162,37 @@ static bool same_files(const claim *c, const char *const paths[2], qb_check_repo
   return true;
 }
 
+/* Methods that know nothing of float32: what it adds is added to what they say of the exact functions. */
+static qb_status recompute_exact(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
+  evaluation_errors errors = {.known = true};
+  qb_pair exact = *pair;
+  exact.float32 = false;
+  qb_status status = pair->float32 ? evaluation_errors_find(pair, c->domain, &errors, error) : QB_OK;
+  if (status == QB_OK && !errors.known)
+    snprintf(result->why, sizeof result->why, "%s", errors.why);
+  else if (status == QB_OK && strcmp(c->method, "two_stage") == 0)
+    status = recompute_by_paths(c, &exact, result, error);
+  else if (status == QB_OK)
+    status = recompute_by_norms(c, &exact, &errors, result, error);
+  if (status == QB_OK && strcmp(c->method, "product") != 0) /* which has ranges of its own */
+    result->bound = add_up(result->bound, evaluation_errors_most(&errors, c->output));
+  evaluation_errors_free(&errors);
+  return status;
+}
+
+static bool is_one_of(const char *method, const char *const list[3]) {
+  return strcmp(method, list[0]) == 0 || strcmp(method, list[1]) == 0 || strcmp(method, list[2]) == 0;
+}
+
 static qb_status recompute(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
   recomputed result = {0};
   char why[sizeof report->why];
-  static const char *const by_ranges[] = {"layerwise", "interval", "elementwise"};
-  bool ranges = false, paths = strcmp(c->method, "two_stage") == 0,
-       norms = strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0;
-  for (int k = 0; k < 3; k++)
-    ranges = ranges || strcmp(c->method, by_ranges[k]) == 0;
-  if (ranges)
+  static const char *const by_ranges[3] = {"layerwise", "interval", "elementwise"};
+  static const char *const exact[3] = {"two_stage", "spectral", "product"};
+  if (is_one_of(c->method, by_ranges))
     QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
-  else if ((paths || norms) && n->pair.float32)
-    snprintf(result.why, sizeof result.why, "the method '%s' has no rule for float32 evaluation here", c->method);
-  else if (paths)
-    QB_TRY(recompute_by_paths(c, &n->pair, &result, error));
-  else if (norms)
-    QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
+  else if (is_one_of(c->method, exact))
+    QB_TRY(recompute_exact(c, &n->pair, &result, error));
   else if (strcmp(c->method, "bisection") == 0 || strcmp(c->method, "relaxation") == 0)
     QB_TRY(recompute_by_cuts(c, &n->pair, &result, error));
   else

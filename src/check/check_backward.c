@@ -500,6 +500,25 @@ void carried_top(const carried *c, double *top) {
   }
 }
 
+/* What float32 evaluation of a node alone does to forms over its output: with y + v and y' + v' in place of y and y' it
+ * is (A - D) v + D v'. */
+static void move_by_evaluation(carried *c, qb_value_id y) {
+  const cells *cell = &c->box->ranges->values[y];
+  for (int64_t r = 0; r < c->rows && cell->moved != NULL; r++) {
+    tally t = {.terms = cell->count};
+    for (int64_t i = 0; i < cell->count; i++) {
+      double a = c->at[0][y] == NULL ? 0 : c->at[0][y][r * cell->count + i];
+      double d = c->at[1][y] == NULL ? 0 : c->at[1][y][r * cell->count + i];
+      const double *e = cell->moved[i];
+      if (a != 0 || d != 0)
+        t.size += c->kind == FORM_Q ? fabs(a) * e[1] : fabs(a - d) * e[0] + fabs(d) * e[1];
+    }
+    t.sum = t.size;
+    if (t.sum > 0)
+      settle(c, r, &t);
+  }
+}
+
 qb_status carry_back(carried *c, const forms *f, int64_t first) {
   const qb_graph *graph = c->box->pair->pair->quantized;
   int64_t n = c->box->ranges->values[f->value].count;
@@ -516,6 +535,7 @@ qb_status carry_back(carried *c, const forms *f, int64_t first) {
     qb_value_id y = graph->nodes[id].output;
     if (c->at[0][y] == NULL && c->at[1][y] == NULL)
       continue;
+    move_by_evaluation(c, y);
     QB_TRY(c->box->pair->layers[id].linear.node != QB_NONE ? carry_layer(c, id)
            : c->box->pair->bent[id]                        ? carry_bent(c, id)
                                                            : carry_links(c, id));

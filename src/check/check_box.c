@@ -496,11 +496,6 @@ qb_status recompute_box(const box_claim *c, const qb_pair *pair, const float *lo
     snprintf(result->why, sizeof result->why, "the method '%s' is not known here", c->method);
     return QB_OK;
   }
-  if (pair->float32 && strcmp(c->method, "interval") != 0) {
-    result->known = false;
-    snprintf(result->why, sizeof result->why, "the method '%s' has no rule for float32 evaluation here", c->method);
-    return QB_OK;
-  }
   j.inputs = (int64_t)qb_shape_elements(&graph->values[graph->inputs[0]].shape);
   j.outputs = (int64_t)qb_shape_elements(&graph->values[graph->outputs[0]].shape);
   if (c->only >= j.outputs || (c->output_count > 0 && c->output_count != j.outputs)) {

@@ -464,11 +464,30 @@ static bool good_grid(const qb_graph *graph, const qb_node *node) {
 }
 
 /* Fine and alone: q' is within half a step of q inside the limits, else the limit itself, on the side of x. */
+/* A network beside its own evaluation: the exact one takes the evaluation's codes, which are off by at most one for it
+ * where the two differ by at most half a step. */
+static bool take_codes(const call *c) {
+  if (c->node->attributes.quantize.steps < 1 || c->w->grain != GRAIN_FINE)
+    return false;
+  for (int64_t i = 0; i < count_of(c); i++) {
+    clamp_step own = quantizer_at(c->w->pair->quantized, c->node, c->shape, i);
+    triple t = input(c, 0, i);
+    if (!(range_size(t.d) <= own.off / (2 * (double)c->node->attributes.quantize.steps)))
+      return false;
+    range codes = quantized(t.q, own);
+    put(c, i, (triple){codes, codes, point(0)});
+  }
+  c->y->codes = c->node;
+  return true;
+}
+
 static bool rule_quantize_linear(const call *c) {
   bool both = c->partner != NULL && c->partner->op == QB_OP_QUANTIZE_LINEAR;
   if (!good_grid(c->w->pair->quantized, c->node) || (both && !good_grid(c->w->pair->original, c->partner)) ||
       (c->partner != NULL && !both && c->partner->op != QB_OP_RELU && c->partner->op != QB_OP_CLIP))
     return false;
+  if (c->w->pair->own)
+    return take_codes(c);
   for (int64_t i = 0; i < count_of(c); i++) {
     clamp_step own = quantizer_at(c->w->pair->quantized, c->node, c->shape, i),
                theirs = replaced_at(c->w->pair, c->partner, c->shape, i);
@@ -549,7 +568,10 @@ static qb_status new_cells(walk *w, const qb_shape *shape, cells *y) {
     return qb_fail_memory(w->error, "ranges", (size_t)y->count * sizeof *y->at);
   for (int64_t i = 0; i < y->count; i++)
     y->at[i] = empty;
-  return QB_OK;
+  if (!w->pair->float32 || w->grain != GRAIN_FINE)
+    return QB_OK;
+  y->moved = qb_arena_alloc(&w->arena, (size_t)y->count, sizeof *y->moved);
+  return y->moved != NULL ? QB_OK : qb_fail_memory(w->error, "ranges", (size_t)y->count * sizeof *y->moved);
 }
 
 qb_status walk_begin(walk *w, const qb_pair *pair, walk_grain grain, const range *domain, qb_error *error) {

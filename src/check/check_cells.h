@@ -21,6 +21,7 @@ typedef struct triple {
 typedef struct cells {
   int64_t count; /* 0: constants and values that no output depends on */
   triple *at;
+  double (*moved)[2]; /* (count) by how much float32 evaluation of the node alone moves x, q; NULL: coarse, or exact */
   const qb_node *codes; /* the QuantizeLinear whose integer codes these are (in real units), NULL for real values */
 } cells;
 

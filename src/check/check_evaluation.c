@@ -4,6 +4,10 @@
  * 2^k. */
 #include "check/check_evaluation.h"
 
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
 #include "base/error.h"
 
 double evaluation_error(const qb_pair *pair, double n, double size, double lost) {
@@ -15,8 +19,11 @@ double evaluation_error(const qb_pair *pair, double n, double size, double lost)
 
 static range widened(range x, double error) { return range_add(x, (range){-error, error}); }
 
-triple evaluated(triple t, double error, double error_q) {
-  return (triple){widened(t.x, error), widened(t.q, error_q), widened(t.d, add_up(error, error_q))};
+triple evaluated(const walk *w, qb_value_id y, int64_t cell, triple t, const double errors[2]) {
+  double error = w->pair->own ? 0 : errors[0]; /* one network beside its own evaluation */
+  if (w->values[y].moved != NULL)
+    memcpy(w->values[y].moved[cell], (const double[2]){error, errors[1]}, sizeof *w->values[y].moved);
+  return (triple){widened(t.x, error), widened(t.q, errors[1]), widened(t.d, add_up(error, errors[1]))};
 }
 
 typedef struct call {
@@ -169,7 +176,7 @@ static qb_status widen(walk *w, const call *c, cells *y) {
       errors[cell].of[k] = fmax(errors[cell].of[k], error_at(c, i, &y->at[cell], k));
   }
   for (int64_t k = 0; k < y->count; k++)
-    y->at[k] = evaluated(y->at[k], errors[k].of[0], errors[k].of[1]);
+    y->at[k] = evaluated(w, c->node->output, k, y->at[k], errors[k].of);
   return QB_OK;
 }
 
@@ -193,4 +200,63 @@ qb_status cells_evaluate(walk *w, qb_node_id id, bool *known) {
     QB_TRY(widen(w, &c, y));
   *known = *known && (w->grain == GRAIN_SIZES || all_finite(y));
   return QB_OK;
+}
+
+/* ------------------------------------------------------------------------------------- networks beside themselves */
+
+static qb_status walk_own(const qb_graph *graph, const qb_pair *own, const range *domain, double **errors,
+                          evaluation_errors *e, qb_error *error) {
+  walk w;
+  qb_status status = walk_begin(&w, own, GRAIN_FINE, domain, error);
+  for (qb_node_id n = 0; status == QB_OK && e->known && n < graph->node_count; n++)
+    status = walk_visit(&w, n, &e->known);
+  if (status == QB_OK && e->known) {
+    const cells *y = &w.values[graph->outputs[0]];
+    *errors = qb_alloc((size_t)y->count, sizeof **errors);
+    if (*errors == NULL)
+      status = qb_fail_memory(error, "errors of an evaluation", (size_t)y->count * sizeof **errors);
+    for (int64_t k = 0; *errors != NULL && k < y->count; k++)
+      (*errors)[k] = range_size(y->at[k].d);
+    e->count = y->count;
+  }
+  snprintf(e->why, sizeof e->why, "%s", w.why);
+  walk_free(&w);
+  return status;
+}
+
+qb_status evaluation_errors_find(const qb_pair *pair, const range *domain, evaluation_errors *e, qb_error *error) {
+  const qb_graph *graphs[2] = {pair->original, pair->quantized};
+  *e = (evaluation_errors){.known = true};
+  for (int k = 0; k < 2 && e->known; k++) {
+    qb_pair own;
+    qb_status status = qb_pair_own(graphs[k], &own, error);
+    own.rescaled_by = k == 0 ? pair->rescaled_by : 0;
+    if (status == QB_OK)
+      status = walk_own(graphs[k], &own, domain, &e->of[k], e, error);
+    qb_pair_free(&own);
+    QB_TRY(status);
+  }
+  return QB_OK;
+}
+
+double evaluation_errors_at(const evaluation_errors *e, int64_t k) {
+  return e == NULL || e->of[0] == NULL ? 0 : add_up(e->of[0][k], e->of[1][k]);
+}
+
+double evaluation_errors_most(const evaluation_errors *e, int64_t output) {
+  double most = 0;
+  for (int64_t k = 0; k < e->count; k++)
+    most = output < 0 || output == k ? fmax(most, evaluation_errors_at(e, k)) : most;
+  return most;
+}
+
+range evaluation_errors_widen(const evaluation_errors *e, int64_t k, range d) {
+  double more = evaluation_errors_at(e, k);
+  return range_add(d, (range){-more, more});
+}
+
+void evaluation_errors_free(evaluation_errors *e) {
+  qb_free(e->of[0]);
+  qb_free(e->of[1]);
+  *e = (evaluation_errors){0};
 }

@@ -9,10 +9,31 @@
  * underflow; infinity where a partial result may overflow. */
 double evaluation_error(const qb_pair *pair, double n, double size, double lost);
 
-/* `t` with errors of that size in the original and in the quantized network. */
-triple evaluated(triple t, double error, double error_q);
+/* `t`, cell number `cell` of y, with errors of that size in the original and in the quantized network. */
+triple evaluated(const walk *w, qb_value_id y, int64_t cell, triple t, const double errors[2]);
 
 /* Widens the cells of a node's output, layers with weights apart (check_linear.c); false where it is not known how. */
 QB_MUST_CHECK qb_status cells_evaluate(walk *w, qb_node_id node, bool *known);
+
+/* How far evaluations of the first output are from the exact functions, network by network: for claims that follow from
+ * the exact functions and this. */
+typedef struct evaluation_errors {
+  bool known; /* false: a node has no rule, `why` says which */
+  char why[320];
+  int64_t count;
+  double *of[2]; /* (count) of the original, of the quantized network; NULL: none was asked for */
+} evaluation_errors;
+
+/* Over the domain (elements of the input). QB_ERROR_MEMORY. Release with evaluation_errors_free in every case. */
+QB_MUST_CHECK qb_status evaluation_errors_find(const qb_pair *pair, const range *domain, evaluation_errors *e,
+                                               qb_error *error);
+
+/* Of the difference of output k, from above; 0 where none was asked for, also for NULL. */
+double evaluation_errors_at(const evaluation_errors *e, int64_t k);
+
+/* Of the output that counts, or the largest of all (-1). */
+double evaluation_errors_most(const evaluation_errors *e, int64_t output);
+range evaluation_errors_widen(const evaluation_errors *e, int64_t k, range d);
+void evaluation_errors_free(evaluation_errors *e);
 
 #endif

@@ -563,15 +563,18 @@ static qb_status run(l2 *s) {
     status = visit(s, n);
   walk_free(&s->at_centre);
   if (s->product && status == QB_OK && s->result->known && !s->result->refuted)
-    judge_outputs(c, &s->intervals, s->result);
+    judge_outputs(c, &s->intervals, s->errors, s->result);
   else
     s->result->bound = s->values[s->graph->outputs[0]].peak;
   walk_free(&s->intervals);
   return status;
 }
 
-qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
-  l2 s = {.c = c, .pair = pair, .graph = pair->quantized, .limited = QB_NONE, .result = result, .error = error};
+qb_status recompute_by_norms(const claim *c, const qb_pair *pair, const evaluation_errors *errors, recomputed *result,
+                             qb_error *error) {
+  l2 s = {.c = c, .pair = pair, .errors = errors, .graph = pair->quantized, .limited = QB_NONE};
+  s.result = result;
+  s.error = error;
   s.product = strcmp(c->method, "product") == 0;
   result->known = s.product || c->output_count == 0;
   if (!result->known) {

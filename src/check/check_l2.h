@@ -13,8 +13,9 @@ typedef struct norms {
 typedef struct l2 {
   const claim *c;
   const qb_pair *pair;
-  const qb_graph *graph; /* the quantized one */
-  walk at_centre;        /* both networks at the centre: points, with the rounding taken off after every node */
+  const evaluation_errors *errors; /* added to the ranges of a product */
+  const qb_graph *graph;           /* the quantized one */
+  walk at_centre; /* both networks at the centre: points, with the rounding taken off after every node */
   qb_arena arena, scratch;
   norms *values;                 /* by value */
   const double **weights;        /* by value: T, NULL for ones */

@@ -30,6 +30,7 @@ typedef struct sums {
 
 typedef struct layer {
   walk *w;
+  qb_value_id output;
   qb_linear own, other; /* of the quantized and of the original graph */
   const float *weight, *weight_q, *bias, *bias_q;
   const qb_window *window;
@@ -92,12 +93,13 @@ static double layer_error(const layer *l, double size, double bias) {
   return evaluation_error(l->w->pair, n + 2, add_up(mul_up(size, add_up(1, 2 * l->gamma)), fabs(bias)), n);
 }
 
-static triple finish(const layer *l, const sums *s, int64_t channel) {
+static triple finish(const layer *l, const sums *s, int64_t channel, int64_t cell) {
   range b = point(l->bias == NULL ? 0 : (double)l->bias[channel]);
   range b_q = point(l->bias_q == NULL ? 0 : (double)l->bias_q[channel]), moved = range_sub(b_q, b);
   triple t = {range_of(s->x, l->gamma, b), range_of(s->q, l->gamma, b_q),
               better(l->w->grain, range_of(s->first, l->gamma, moved), range_of(s->second, l->gamma, moved))};
-  return s->sized ? evaluated(t, layer_error(l, s->size, b.lo), layer_error(l, s->size_q, b_q.lo)) : t;
+  const double errors[2] = {layer_error(l, s->size, b.lo), layer_error(l, s->size_q, b_q.lo)};
+  return s->sized ? evaluated(l->w, l->output, cell, t, errors) : t;
 }
 
 static triple hull(triple a, triple b) {
@@ -172,13 +174,13 @@ static void apply_conv(const layer *l, bool transposed, triple *out) {
   for (int64_t o = 0; o < l->own.out_channels; o++) {
     if (coarse && !transposed) {
       sums s = conv_anywhere(l, o);
-      out[o] = finish(l, &s, o);
+      out[o] = finish(l, &s, o, o);
       continue;
     }
     for (int64_t i = 0; i < height * width; i++) {
       sums s = transposed ? transposed_at(l, o, i / width, i % width) : conv_at(l, o, i / width, i % width);
-      triple t = finish(l, &s, o);
       int64_t cell = coarse ? o : o * height * width + i;
+      triple t = finish(l, &s, o, cell);
       out[cell] = hull(out[cell], t);
     }
   }
@@ -194,7 +196,7 @@ static void apply_matrix(const layer *l, triple *out) {
       add_term(&s, (double)l->weight[i % rows * length + k], (double)l->weight_q[i % rows * length + k],
                &l->in[cell_of(l->w->grain, l->in_shape, i / rows * length + k)]);
     int64_t cell = cell_of(l->w->grain, l->out_shape, i);
-    out[cell] = hull(out[cell], finish(l, &s, i % rows));
+    out[cell] = hull(out[cell], finish(l, &s, i % rows, cell));
   }
 }
 
@@ -230,7 +232,8 @@ static void put_sizes(const layer *l, bool is_conv, double *const track[3], int6
       size[t] = add_up(mul_up(track[t][i], slack), biases[t]);
     out[i] = (triple){{-size[1], size[1]}, {-size[2], size[2]}, {-size[0], size[0]}};
     if (l->w->pair->float32) /* sizes are the sums themselves */
-      out[i] = evaluated(out[i], layer_error(l, size[1], 0), layer_error(l, size[2], 0));
+      out[i] = evaluated(l->w, l->output, i, out[i],
+                         (const double[2]){layer_error(l, size[1], 0), layer_error(l, size[2], 0)});
   }
 }
 
@@ -281,7 +284,7 @@ static qb_status prepare(layer *l, qb_node_id id) {
 qb_status cells_linear(walk *w, qb_node_id id, triple *out, bool *known) {
   const qb_graph *graph = w->pair->quantized, *original = w->pair->original;
   const qb_node *node = &graph->nodes[id];
-  layer l = {.w = w, .window = &node->attributes.conv.window};
+  layer l = {.w = w, .output = node->output, .window = &node->attributes.conv.window};
   *known = qb_graph_linear(graph, id, &l.own) && w->pair->partner[id] != QB_NONE &&
            qb_graph_linear(original, w->pair->partner[id], &l.other) && l.own.group == l.other.group &&
            qb_shape_equal(&graph->values[l.own.weight].shape, &original->values[l.other.weight].shape);

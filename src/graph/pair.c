@@ -479,6 +479,36 @@ qb_status qb_pair_match_absorbed(const qb_graph *original, const qb_graph *quant
   return run_matcher(original, quantized, true, pair, error);
 }
 
+/* From the outputs backwards: nodes come behind their inputs. */
+static void match_with_itself(const qb_graph *graph, qb_pair *pair) {
+  for (int32_t k = 0; k < graph->output_count; k++)
+    pair->value[graph->outputs[k]] = graph->outputs[k];
+  for (qb_node_id n = graph->node_count - 1; n >= 0; n--) {
+    const qb_node *node = &graph->nodes[n];
+    if (pair->value[node->output] == QB_NONE)
+      continue;
+    pair->partner[n] = is_copy(node->op) || is_quantizer(node->op) ? QB_NONE : n;
+    for (int32_t i = 0; i < node->input_count; i++)
+      if (node->inputs[i] != QB_NONE)
+        pair->value[node->inputs[i]] = node->inputs[i];
+  }
+}
+
+qb_status qb_pair_own(const qb_graph *graph, qb_pair *pair, qb_error *error) {
+  size_t nodes = (size_t)graph->node_count, values = (size_t)graph->value_count;
+  *pair = (qb_pair){.original = graph, .quantized = graph, .float32 = true, .own = true};
+  pair->partner = qb_alloc(nodes, sizeof *pair->partner);
+  pair->value = qb_alloc(values, sizeof *pair->value);
+  if (pair->partner == NULL || pair->value == NULL)
+    return qb_fail_memory(error, "a graph with itself", (nodes + values) * sizeof *pair->partner);
+  for (size_t n = 0; n < nodes; n++)
+    pair->partner[n] = QB_NONE;
+  for (size_t v = 0; v < values; v++)
+    pair->value[v] = QB_NONE;
+  match_with_itself(graph, pair);
+  return QB_OK;
+}
+
 void qb_pair_free(qb_pair *pair) {
   if (pair == NULL)
     return;

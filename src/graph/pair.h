@@ -30,6 +30,7 @@ typedef struct qb_pair {
   qb_graph *rescaled;  /* owned; where not NULL it is `original`, see qb_pair_match_any */
   int32_t rescaled_by; /* its channels were multiplied by 2^k, |k| at most this; 0 without `rescaled` */
   bool float32;        /* set by the caller: bounds also hold for every evaluation of both networks in float32 */
+  bool own;            /* from qb_pair_own; 0 from all others */
 } qb_pair;
 
 /* True when the parameters of a quantized node that a bound takes for granted are those of its partner: slopes of
@@ -55,6 +56,12 @@ QB_MUST_CHECK qb_status qb_pair_match_absorbed(const qb_graph *original, const q
  * powers of two are used and only where every product is exact, so a wrong guess costs tightness and not truth. */
 QB_MUST_CHECK qb_status qb_pair_match_any(const qb_graph *original, const qb_graph *quantized, qb_pair *pair,
                                           qb_error *error);
+
+/* A graph with itself, to bound what float32 evaluation does to it: `quantized` is evaluated in float32, `original` is
+ * exact, and its quantizers take the codes that the evaluation took. Partners and values are the same ids; copies,
+ * QuantizeLinear and DequantizeLinear have no partner, as ever. QB_ERROR_MEMORY. Free with qb_pair_free in every case.
+ */
+QB_MUST_CHECK qb_status qb_pair_own(const qb_graph *graph, qb_pair *pair, qb_error *error);
 void qb_pair_free(qb_pair *pair);
 
 #endif

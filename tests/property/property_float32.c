@@ -1,5 +1,6 @@
 /* Bounds that include float32 evaluation: both networks are evaluated in float32 with sums in orders of their own, and
- * no tensor may leave its ranges or differ by more than its bound, nor an output by more than the checker recomputes.
+ * no tensor may leave its ranges, tightened by forms or not, or differ by more than its bound, nor an output by more
+ * than the checker recomputes or than what float32 adds to bounds of the exact functions; no decision may change.
  * In every second case both networks are the same, so that nothing but rounding makes a difference, and with the
  * rounding left out the same test must fail. In some, inputs are so small that products underflow. */
 #include <math.h>
@@ -14,7 +15,7 @@
 #include <omp.h>
 
 #include "base/alloc.h"
-#include "bound/box.h"
+#include "bound/ball.h"
 #include "bound/certificate.h"
 #include "bound/elementwise.h"
 #include "bound/fault.h"
@@ -32,7 +33,11 @@ typedef struct soundness {
   const qb_pair *pair;
   qb_layerwise layerwise;
   qb_elementwise elementwise;
-  qb_box_result box;
+  qb_box_result box, relaxed; /* intervals alone, and tightened by forms */
+  qb_ball ball;
+  double exact[3];  /* bounds of the exact functions and what float32 adds: two_stage, spectral, product */
+  long exact_known; /* how many of them apply */
+  long kept;        /* 1: a decision was proved */
   float_run run[2];
   double own[3];            /* the checker's bounds, infinite where it knows none */
   double found[3];          /* |y - y'| of outputs, the largest over its bound: layerwise, elementwise, interval */
@@ -42,6 +47,7 @@ typedef struct soundness {
 } soundness;
 
 static const char *const methods[3] = {"layerwise", "elementwise", "interval"};
+static const qb_bound_method exact_methods[3] = {QB_BOUND_TWO_STAGE, QB_BOUND_SPECTRAL, QB_BOUND_PRODUCT};
 
 static void require(soundness *s, qb_value_id v, const char *what, double value, double limit) {
   const qb_graph *graph = s->pair->quantized;
@@ -56,6 +62,18 @@ static void require(soundness *s, qb_value_id v, const char *what, double value,
 static void require_in(soundness *s, qb_value_id v, const char *what, double value, qb_interval limits) {
   require(s, v, what, value, limits.hi);
   require(s, v, what, -value, -limits.lo);
+}
+
+static void compare_with_box(soundness *s, const qb_box_result *box, const char *what, qb_value_id v, int64_t i,
+                             double x, double x_q) {
+  const qb_box_track *t = box->states[v].track;
+  double d = fabs(x_q - x);
+  if (!box->applies)
+    return;
+  require_in(s, v, what, x, (qb_interval){t[0].lo[i], t[0].hi[i]});
+  require_in(s, v, what, x_q, (qb_interval){t[1].lo[i], t[1].hi[i]});
+  require(s, v, what, x_q - x - d * 0x1p-52, t[2].hi[i]);
+  require(s, v, what, x - x_q - d * 0x1p-52, -t[2].lo[i]);
 }
 
 static void compare_element(soundness *s, qb_value_id v, int64_t i, double x, double x_q) {
@@ -78,16 +96,16 @@ static void compare_element(soundness *s, qb_value_id v, int64_t i, double x, do
     s->found[0] = fmax(s->found[0], e_layerwise > 0 ? d / e_layerwise : 0);
     s->found[1] = fmax(s->found[1], e_element > 0 ? d / e_element : 0);
   }
-  if (!s->box.applies)
+  compare_with_box(s, &s->box, "interval", v, i, x, x_q);
+  compare_with_box(s, &s->relaxed, "relaxation", v, i, x, x_q);
+  if (v != s->pair->quantized->outputs[0])
     return;
-  const qb_box_track *t = s->box.states[v].track;
-  double size = fmax(-t[2].lo[i], t[2].hi[i]);
-  require_in(s, v, "interval original", x, (qb_interval){t[0].lo[i], t[0].hi[i]});
-  require_in(s, v, "interval quantized", x_q, (qb_interval){t[1].lo[i], t[1].hi[i]});
-  require(s, v, "interval difference", x_q - x - d * 0x1p-52, t[2].hi[i]);
-  require(s, v, "interval difference", x - x_q - d * 0x1p-52, -t[2].lo[i]);
-  if (v == s->pair->quantized->outputs[0])
+  for (int m = 0; m < 3; m++)
+    require(s, v, qb_bound_method_name(exact_methods[m]), d * (1 - 0x1p-52), s->exact[m]);
+  if (s->box.applies) {
+    double size = fmax(-s->box.states[v].track[2].lo[i], s->box.states[v].track[2].hi[i]);
     s->found[2] = fmax(s->found[2], size > 0 ? d / size : 0);
+  }
 }
 
 static bool holds_codes(const qb_graph *graph, qb_value_id v) {
@@ -107,6 +125,17 @@ static void compare(soundness *s) {
   }
 }
 
+/* The largest output is the one that was proved to be. */
+static void compare_decision(soundness *s) {
+  const qb_graph *graphs[2] = {s->pair->original, s->pair->quantized};
+  for (int which = 0; which < 2 && s->ball.keeps_top; which++) {
+    const float *y = s->run[which].value[graphs[which]->outputs[0]];
+    for (int64_t k = 0; k < s->ball.count; k++)
+      if (k != s->ball.top && y[k] >= y[s->ball.top])
+        require(s, s->pair->quantized->outputs[0], "decision", 1, 0);
+  }
+}
+
 static void evaluate(soundness *s, const qb_domain *domain, qb_rng *rng) {
   float *input = qb_alloc((size_t)domain->count, sizeof *input);
   assert_non_null(input);
@@ -118,6 +147,7 @@ static void evaluate(soundness *s, const qb_domain *domain, qb_rng *rng) {
     for (int which = 0; which < 2; which++)
       float_run_forward(&s->run[which], input, rng);
     compare(s);
+    compare_decision(s);
   }
   qb_free(input);
 }
@@ -158,6 +188,36 @@ static void compare_with_checker(const qb_pair *pair, const qb_domain *domain, s
   qb_worst_case_free(&worst);
 }
 
+static void bound_by_forms(const qb_pair *pair, const qb_domain *domain, soundness *s) {
+  qb_backward *backward;
+  qb_error error;
+  qb_ball_settings settings = qb_ball_settings_default();
+  settings.decide = true;
+  if (qb_backward_create(pair, &backward, &error) != QB_OK ||
+      qb_bound_ball_kept(backward, domain, &settings, &s->ball, &s->relaxed, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  assert_true(s->ball.applies == s->box.applies);
+  s->kept = s->ball.keeps_top && s->ball.count > 1;
+  qb_backward_free(backward);
+}
+
+static void bound_exact_functions(const qb_pair *pair, const qb_domain *domain, soundness *s) {
+  qb_worst_case worst;
+  qb_error error;
+  const uint32_t all =
+      UINT32_C(1) << QB_BOUND_TWO_STAGE | UINT32_C(1) << QB_BOUND_SPECTRAL | UINT32_C(1) << QB_BOUND_PRODUCT;
+  if (qb_worst_case_bound(pair, domain, all, -1, &worst, &error) != QB_OK)
+    fail_msg("%s", error.message);
+  for (int m = 0; m < 3; m++) {
+    s->exact[m] = INFINITY;
+    for (int32_t k = 0; k < worst.count; k++)
+      if (worst.outcomes[k].method == exact_methods[m] && worst.outcomes[k].bound.applies)
+        s->exact[m] = qb_magnitude_to_double(worst.outcomes[k].bound.value);
+    s->exact_known += isfinite(s->exact[m]);
+  }
+  qb_worst_case_free(&worst);
+}
+
 /* False where the bound is not known for the network. */
 static bool check_pair(const qb_pair *pair, const qb_domain *domain, qb_rng *rng, soundness *s) {
   qb_error error;
@@ -171,16 +231,32 @@ static bool check_pair(const qb_pair *pair, const qb_domain *domain, qb_rng *rng
     fail_msg("%s", error.message);
   if (known) {
     compare_with_checker(pair, domain, s);
+    bound_by_forms(pair, domain, s);
+    bound_exact_functions(pair, domain, s);
     float_run_create(pair->original, &s->run[0]);
     float_run_create(pair->quantized, &s->run[1]);
     evaluate(s, domain, rng);
     float_run_free(&s->run[0]);
     float_run_free(&s->run[1]);
     qb_box_result_free(&s->box);
+    qb_box_result_free(&s->relaxed);
+    qb_ball_free(&s->ball);
     qb_elementwise_free(&s->elementwise);
   }
   qb_layerwise_free(&s->layerwise);
   return known;
+}
+
+/* A box around a random point, for forms to be tight on and outputs to keep their order. */
+static void shrink_domain(qb_domain *domain, qb_rng *rng) {
+  static const float parts[] = {0, 1e-4F, 0.01F, 0.1F};
+  float part = parts[qb_rng_below(rng, 4)];
+  for (int64_t i = 0; i < domain->count; i++) {
+    float lo = domain->lo[i], hi = domain->hi[i], at = lo + (hi - lo) * (float)qb_rng_range(rng, 0, 1);
+    at = fminf(fmaxf(at, lo), hi);
+    domain->lo[i] = fmaxf(lo, at - part * (hi - lo));
+    domain->hi[i] = fminf(hi, at + part * (hi - lo));
+  }
 }
 
 /* With `same` the network against itself. */
@@ -205,6 +281,8 @@ static bool run_case(uint64_t seed, bool same, soundness *s, char *text, size_t 
       network.domain.lo[i] *= 0x1p-135F;
       network.domain.hi[i] *= 0x1p-135F;
     }
+  if (seed % 6 >= 4)
+    shrink_domain(&network.domain, &rng);
   qb_graph_allow_steps(&network.quantized, 1);
   *s = (soundness){.broken = false};
   bool known = float_run_supports(graph) && check_pair(pair, &network.domain, &rng, s);
@@ -219,18 +297,22 @@ static void no_order_of_summation_escapes(void **state) {
   (void)state;
   soundness s;
   char text[1024];
-  long known = 0, cases = test_cases(CASES), near[3] = {0}, compared = 0, confirmed = 0;
+  long known = 0, cases = test_cases(CASES), near[3] = {0}, compared = 0, confirmed = 0, kept = 0, exact = 0;
   for (long n = 0; n < cases; n++) {
     known += run_case((uint64_t)n, n % 2 == 1, &s, text, sizeof text);
     if (s.broken)
       fail_msg("case %ld: %s\n%s", n, s.what, text);
     compared += s.compared;
     confirmed += s.confirmed;
+    kept += s.kept;
+    exact += s.exact_known;
     for (int m = 0; m < 3; m++)
       near[m] += s.found[m] > 0.02;
   }
   print_message("%ld of %ld networks; above a fiftieth of the bound: %ld, %ld, %ld; the checker confirms %ld of %ld\n",
                 known, cases, near[0], near[1], near[2], confirmed, compared);
+  print_message("%ld decisions, %ld bounds of exact functions with what float32 adds\n", kept, exact);
+  assert_true(kept > known / 10 && exact > known / 2);
   assert_true(confirmed > 0.99 * (double)compared && compared > known);
   assert_true(known > cases / 3);
   for (int m = 0; m < 3; m++)
@@ -252,10 +334,68 @@ static void rounding_that_is_left_out_is_noticed(void **state) {
   assert_true(noticed > FAULT_CASES / 5);
 }
 
+/* Two layers of positive weights, of which the quantized network has lost the second: it is 0, exactly so in float32,
+ * and the difference is the original's output, all rounding upwards of which leaves a bound that does not know of it.
+ */
+static void build_lost_layer(qb_rng *rng, qb_graph graphs[2]) {
+  enum { WIDTH = 16 };
+  float weights[WIDTH * WIDTH], last[WIDTH], lost[WIDTH] = {0};
+  for (int i = 0; i < WIDTH * WIDTH; i++)
+    weights[i] = (float)qb_rng_range(rng, 0.1, 1);
+  for (int i = 0; i < WIDTH; i++)
+    last[i] = (float)qb_rng_range(rng, 0.1, 1);
+  for (int which = 0; which < 2; which++) {
+    network_builder builder;
+    network_builder_init(&builder, (qb_shape){.rank = 2, .dims = {1, WIDTH}});
+    qb_value_id x = network_gemm(&builder, builder.input, WIDTH, weights, NULL);
+    x = network_unary(&builder, QB_OP_RELU, x);
+    x = network_gemm(&builder, x, 1, which == 0 ? last : lost, NULL);
+    graphs[which] = network_builder_finish(&builder, x);
+  }
+}
+
+/* At one input. */
+static bool lost_layer_breaks(uint64_t seed) {
+  qb_rng rng;
+  qb_graph graphs[2];
+  float at[16];
+  qb_domain domain = {16, at, at};
+  soundness s;
+  qb_rng_seed(&rng, seed, 8);
+  build_lost_layer(&rng, graphs);
+  qb_pair pair = network_pair(&graphs[0], &graphs[1]);
+  pair.float32 = true;
+  for (int i = 0; i < 16; i++)
+    at[i] = (float)qb_rng_range(&rng, 0.1, 1);
+  assert_true(check_pair(&pair, &domain, &rng, &s));
+  network_pair_free(&pair);
+  qb_graph_free(&graphs[0]);
+  qb_graph_free(&graphs[1]);
+  return s.broken;
+}
+
+static void errors_of_one_network_that_are_left_out_are_noticed(void **state) {
+  (void)state;
+  enum { LOST = 50 };
+  long noticed[3] = {0};
+  for (int fault = 0; fault < 3; fault++) {
+    qb_bound_fault = fault == 1 ? QB_FAULT_ONE_EVALUATION : QB_FAULT_NONE;
+    qb_backward_fault_planted = fault == 2 ? QB_BACKWARD_FAULT_EVALUATION : QB_BACKWARD_FAULT_NONE;
+    for (uint64_t seed = 0; seed < LOST; seed++)
+      noticed[fault] += lost_layer_breaks(seed);
+  }
+  qb_bound_fault = QB_FAULT_NONE;
+  qb_backward_fault_planted = QB_BACKWARD_FAULT_NONE;
+  print_message("noticed in %ld of sums, %ld of forms of %d\n", noticed[1], noticed[2], LOST);
+  assert_int_equal(noticed[0], 0);
+  assert_true(noticed[1] > LOST / 2 && noticed[2] > LOST / 2);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_order_of_summation_escapes),
       cmocka_unit_test(rounding_that_is_left_out_is_noticed),
+      cmocka_unit_test(errors_of_one_network_that_are_left_out_are_noticed),
   };
   omp_set_num_threads(1); /* the networks are tiny */
   return cmocka_run_group_tests(tests, NULL, NULL);

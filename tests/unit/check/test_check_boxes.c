@@ -18,6 +18,7 @@
 #include "bound/refine.h"
 #include "check/check_ball.h"
 #include "graph/pass_drop_clip.h"
+#include "graph/quantizer.h"
 #include "support/cases.h"
 #include "support/error_search.h"
 #include "support/network_builder.h"
@@ -105,6 +106,10 @@ static bool make_case(uint64_t seed, boxed_case *c) {
   if (!merge_activations(&c->network, &rng))
     return false;
   shrink_domain(&c->network.domain, &rng);
+  if (seed % 5 == 1) { /* also for evaluations in float32 */
+    c->network.pair.float32 = true;
+    qb_graph_allow_steps(&c->network.quantized, 1);
+  }
   qb_ball_call call = {.pair = &c->network.pair,
                        .budget = qb_ball_plan(&c->network.pair, 60, -1),
                        .output = -1,

@@ -68,7 +68,7 @@ static claim make_claim(const random_network *network, const qb_spectral_result 
 static recomputed recompute(const claim *c, const random_network *network) {
   qb_error error;
   recomputed own = {0};
-  if (recompute_by_norms(c, &network->pair, &own, &error) != QB_OK)
+  if (recompute_by_norms(c, &network->pair, NULL, &own, &error) != QB_OK)
     fail_msg("%s", error.message);
   return own;
 }
