@@ -22,8 +22,6 @@ typedef struct task {
   uint32_t methods; /* bit m: qb_bound_method m */
   int64_t output;   /* -1: all */
   qb_worst_case *worst;
-  const qb_pair *exact;               /* without float32 evaluation... */
-  const qb_evaluation_errors *errors; /* ...which adds this; NULL: nothing was asked for */
   qb_error *error;
 } task;
 
@@ -60,10 +58,6 @@ static void see_range(task *t, double widest) {
 }
 
 /* ---------------------------------------------------------------------------------------------------- the methods */
-
-/* Methods without rules for the rounding of float32 evaluation: it is added to what they say of the exact functions. */
-static const uint32_t exact_methods =
-    UINT32_C(1) << QB_BOUND_TWO_STAGE | UINT32_C(1) << QB_BOUND_SPECTRAL | UINT32_C(1) << QB_BOUND_PRODUCT;
 
 static bool wanted(const task *t, qb_bound_method method) { return (t->methods & UINT32_C(1) << method) != 0; }
 
@@ -149,19 +143,28 @@ static qb_status try_ranges(task *t) {
   return status;
 }
 
-/* To one number for all outputs, which holds for each. */
-static void add_evaluation(const task *t, qb_bound *bound) {
+/* Paths have no rule for the rounding of float32 evaluation: it is added to what they say of the exact functions. */
+static qb_status add_evaluation(task *t, qb_bound *bound) {
+  qb_evaluation_errors errors;
   double most = 0;
-  for (int64_t k = 0; t->errors != NULL && k < t->worst->output_count; k++)
-    most = counts(t, k) ? fmax(most, qb_evaluation_errors_at(t->errors, k)) : most;
-  if (bound->applies && most > 0)
-    bound->value = qb_magnitude_add(bound->value, qb_magnitude_from_double(most));
+  qb_status status = qb_bound_evaluation_errors(t->pair, t->domain, &errors, t->error);
+  for (int64_t k = 0; status == QB_OK && errors.applies && k < t->worst->output_count; k++)
+    most = counts(t, k) ? fmax(most, qb_evaluation_errors_at(&errors, k)) : most;
+  bound->applies = errors.applies;
+  bound->value = qb_magnitude_add(bound->value, qb_magnitude_from_double(most));
+  snprintf(bound->why, sizeof bound->why, "%s", errors.why);
+  qb_evaluation_errors_free(&errors);
+  return status;
 }
 
+/* One number for all outputs, which holds for each. */
 static qb_status try_two_stage(task *t) {
   qb_bound bound;
-  QB_TRY(qb_bound_two_stage(t->exact, t->domain, &bound, t->error));
-  add_evaluation(t, &bound);
+  qb_pair exact = *t->pair;
+  exact.float32 = false;
+  QB_TRY(qb_bound_two_stage(&exact, t->domain, &bound, t->error));
+  if (bound.applies && t->pair->float32)
+    QB_TRY(add_evaluation(t, &bound));
   keep_best(t, QB_BOUND_TWO_STAGE, &bound);
   return QB_OK;
 }
@@ -200,10 +203,8 @@ static qb_status try_interval(task *t) {
 static qb_status use_product(task *t, const qb_product *product) {
   qb_bound bound = product->bound;
   double largest = 0;
-  for (int64_t k = 0; bound.applies && k < product->count; k++) {
-    double size = qb_interval_magnitude(qb_evaluation_errors_widen(t->errors, k, product->difference[k]));
-    largest = counts(t, k) ? fmax(largest, size) : largest;
-  }
+  for (int64_t k = 0; bound.applies && k < product->count; k++)
+    largest = counts(t, k) ? fmax(largest, qb_interval_magnitude(product->difference[k])) : largest;
   bound.value = qb_magnitude_from_double(largest);
   double best = t->worst->proved ? qb_magnitude_to_double(t->worst->bound) : INFINITY;
   if (bound.applies && largest > WORTH_A_WITNESS * best) {
@@ -214,10 +215,8 @@ static qb_status use_product(task *t, const qb_product *product) {
     return QB_OK;
   t->worst->has_spectral = true;
   QB_TRY(new_outputs(t));
-  for (int64_t k = 0; k < product->count; k++) {
-    qb_interval y = qb_evaluation_errors_widen(t->errors, k, product->difference[k]);
-    t->worst->outputs[k] = (qb_output_range){y.lo, y.hi};
-  }
+  for (int64_t k = 0; k < product->count; k++)
+    t->worst->outputs[k] = (qb_output_range){product->difference[k].lo, product->difference[k].hi};
   return QB_OK;
 }
 
@@ -226,46 +225,16 @@ static qb_status try_norms(task *t) {
   qb_spectral_settings settings;
   qb_product product;
   qb_spectral_settings_default(&settings);
-  QB_TRY(qb_bound_spectral(t->exact, t->domain, &settings, &t->worst->spectral, t->error));
-  if (wanted(t, QB_BOUND_SPECTRAL)) {
-    qb_bound bound = t->worst->spectral.bound;
-    add_evaluation(t, &bound);
-    t->worst->has_spectral = keep_best(t, QB_BOUND_SPECTRAL, &bound);
-  }
+  QB_TRY(qb_bound_spectral(t->pair, t->domain, &settings, &t->worst->spectral, t->error));
+  if (wanted(t, QB_BOUND_SPECTRAL))
+    t->worst->has_spectral = keep_best(t, QB_BOUND_SPECTRAL, &t->worst->spectral.bound);
   if (!wanted(t, QB_BOUND_PRODUCT))
     return QB_OK;
-  qb_status status = qb_bound_product(t->exact, t->domain, &t->worst->spectral, &product, t->error);
+  qb_status status = qb_bound_product(t->pair, t->domain, &t->worst->spectral, &product, t->error);
   if (status == QB_OK)
     status = use_product(t, &product);
   qb_product_free(&product);
   return status;
-}
-
-/* Once for all methods that it is added to. */
-static qb_status find_evaluation_errors(task *t, qb_evaluation_errors *errors) {
-  if (!t->pair->float32 || (t->methods & exact_methods) == 0)
-    return QB_OK;
-  QB_TRY(qb_bound_evaluation_errors(t->pair, t->domain, errors, t->error));
-  t->errors = errors;
-  if (errors->applies)
-    return QB_OK;
-  for (int m = 0; m < QB_BOUND_COUNT; m++)
-    if ((t->methods & exact_methods & UINT32_C(1) << m) != 0)
-      refuse(t, (qb_bound_method)m, errors->why);
-  t->methods &= ~exact_methods;
-  return QB_OK;
-}
-
-static qb_status try_all(task *t, qb_evaluation_errors *errors) {
-  QB_TRY(find_evaluation_errors(t, errors));
-  QB_TRY(try_ranges(t));
-  if (wanted(t, QB_BOUND_TWO_STAGE))
-    QB_TRY(try_two_stage(t));
-  if (wanted(t, QB_BOUND_INTERVAL))
-    QB_TRY(try_interval(t));
-  if (wanted(t, QB_BOUND_SPECTRAL) || wanted(t, QB_BOUND_PRODUCT))
-    QB_TRY(try_norms(t));
-  return QB_OK;
 }
 
 /* -------------------------------------------------------------------------------------------------------- the call */
@@ -282,13 +251,14 @@ qb_status qb_worst_case_bound(const qb_pair *pair, const qb_domain *domain, uint
   if (output >= worst->output_count)
     return qb_fail(error, QB_ERROR_ARGUMENT, "%s: there is no output %lld, only 0 to %lld", pair->quantized->name,
                    (long long)output, (long long)worst->output_count - 1);
-  qb_pair exact = *pair;
-  qb_evaluation_errors errors = {0};
-  exact.float32 = false;
-  t.exact = &exact;
-  qb_status status = try_all(&t, &errors);
-  qb_evaluation_errors_free(&errors);
-  return status;
+  QB_TRY(try_ranges(&t));
+  if (wanted(&t, QB_BOUND_TWO_STAGE))
+    QB_TRY(try_two_stage(&t));
+  if (wanted(&t, QB_BOUND_INTERVAL))
+    QB_TRY(try_interval(&t));
+  if (wanted(&t, QB_BOUND_SPECTRAL) || wanted(&t, QB_BOUND_PRODUCT))
+    QB_TRY(try_norms(&t));
+  return QB_OK;
 }
 
 double qb_worst_case_claimed(const qb_worst_case *worst, double x) {

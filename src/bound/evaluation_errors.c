@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "bound/box.h"
 #include "bound/fault.h"
+#include "bound/rounding.h"
 
 static qb_status keep(const qb_box_state *y, double **to, int64_t *count, qb_error *error) {
   *count = y->count;
@@ -47,15 +48,8 @@ qb_status qb_bound_evaluation_errors(const qb_pair *pair, const qb_domain *domai
 }
 
 double qb_evaluation_errors_at(const qb_evaluation_errors *errors, int64_t k) {
-  if (errors == NULL)
-    return 0;
   double original = qb_bound_fault == QB_FAULT_ONE_EVALUATION ? 0 : errors->error[0][k];
   return qb_up_sum(original, errors->error[1][k]);
-}
-
-qb_interval qb_evaluation_errors_widen(const qb_evaluation_errors *errors, int64_t k, qb_interval difference) {
-  double e = qb_evaluation_errors_at(errors, k);
-  return (qb_interval){qb_down_sum(difference.lo, -e), qb_up_sum(difference.hi, e)};
 }
 
 void qb_evaluation_errors_free(qb_evaluation_errors *errors) {

@@ -4,7 +4,6 @@
 #define QB_BOUND_EVALUATION_ERRORS_H
 
 #include "bound/bound.h"
-#include "bound/interval.h"
 
 typedef struct qb_evaluation_errors {
   bool applies;
@@ -19,11 +18,8 @@ typedef struct qb_evaluation_errors {
 QB_MUST_CHECK qb_status qb_bound_evaluation_errors(const qb_pair *pair, const qb_domain *domain,
                                                    qb_evaluation_errors *errors, qb_error *error);
 
-/* What is added to a bound of the difference of output k, rounded up; 0 for `errors` NULL. */
+/* What is added to a bound of the difference of output k, rounded up. */
 double qb_evaluation_errors_at(const qb_evaluation_errors *errors, int64_t k);
-
-/* The difference of output k of the exact functions, widened by it. */
-qb_interval qb_evaluation_errors_widen(const qb_evaluation_errors *errors, int64_t k, qb_interval difference);
 
 void qb_evaluation_errors_free(qb_evaluation_errors *errors);
 

@@ -20,7 +20,7 @@ typedef enum qb_fault {
   QB_FAULT_NO_SINGLE_GAMMA,   /* elementwise: float32 sums without their rounding */
   QB_FAULT_NO_SUBNORMAL,      /* elementwise: products that underflow count as zero, as flush-to-zero would have it */
   QB_FAULT_NO_EVALUATION,     /* float32 evaluation counts as exact although its rounding was asked for */
-  QB_FAULT_ONE_EVALUATION,    /* what float32 does to the original is left out where it is added to an exact bound */
+  QB_FAULT_ONE_EVALUATION,    /* what float32 does to the original is left out of sums and norms */
   QB_FAULT_NO_EXPONENT,       /* elementwise: numbers are scaled without remembering by how much */
   QB_FAULT_MEAN_UP,           /* two_stage: the paths of geometric means are rounded up */
   QB_FAULT_NO_SIGN_CHECK,     /* two_stage: weights may change their sign */

@@ -67,6 +67,8 @@ qb_status spectral_visit(spectral *s, qb_node_id id, bool *refused) {
   else
     QB_TRY(spectral_rules[node->op](&call));
   if (!call.refused)
+    spectral_evaluate(&call);
+  if (!call.refused)
     QB_TRY(spectral_gate(s, id));
   bool overflow = isnan(call.y->error) || isnan(call.y->spread) || isnan(call.y->peak);
   if (overflow) /* infinity minus infinity somewhere: nothing is known */

@@ -294,7 +294,7 @@ qb_status spectral_gate(spectral *s, qb_node_id node) {
   if (w.has_skip) {
     const spectral_terms *skip = w.skip_is_identity ? NULL : &s->terms[w.skip.node];
     drift = add_up(drift, add_up(skip == NULL ? 0 : skip->drift, s->terms[node].drift));
-    injection = add_up(injection, skip == NULL ? 0 : skip->injection);
+    injection = add_up(injection, add_up(skip == NULL ? 0 : skip->injection, s->terms[node].injection));
   }
   out->spread = fmin(out->spread, add_up(multiply_up(original, x->spread), drift));
   out->error = fmin(out->error, add_up(multiply_up(quantized, x->error), injection));

@@ -11,7 +11,7 @@
 /* What a linear node adds to the two recurrences. */
 typedef struct spectral_terms {
   double drift;     /* ||fl(W c + b) - (W c + b)||_2 of the stored centres */
-  double injection; /* ||dW x + db||_2 for every x of the domain */
+  double injection; /* ||dW x + db||_2 for every x of the domain; both also of what float32 evaluation adds */
 } spectral_terms;
 
 /* One computation; arrays by value or node of the quantized graph. */
@@ -76,6 +76,15 @@ QB_MUST_CHECK qb_status spectral_linear(spectral_call *call);
  * leaves no state. */
 QB_MUST_CHECK qb_status spectral_begin(spectral *s);
 QB_MUST_CHECK qb_status spectral_visit(spectral *s, qb_node_id id, bool *refused);
+
+/* l2 norm of row o of (plus - minus) T_in (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole
+ * matrix. */
+double spectral_row_norm(const spectral_call *call, const qb_graph *graph, const qb_linear *linear, const float *plus,
+                         const float *minus, int64_t o);
+
+/* Adds what float32 evaluation of a node does to its finished state and terms, where the pair asks for it; refuses
+ * where that is not known (spectral_evaluation.c). */
+void spectral_evaluate(spectral_call *call);
 
 /* Writes the reason why there is no bound and marks the call as refused. */
 void spectral_refuse(spectral_call *call, const char *why);

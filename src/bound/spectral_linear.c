@@ -71,10 +71,8 @@ static qb_status layer_norm(const spectral_call *call, const qb_graph *graph, co
   return QB_OK;
 }
 
-/* l2 norm of row o of (plus - minus) T_in (plus alone when minus is NULL), rounded up; ConvTranspose: of the whole
- * matrix. */
-static double row_norm(const spectral_call *call, const qb_graph *graph, const qb_linear *linear, const float *plus,
-                       const float *minus, int64_t o) {
+double spectral_row_norm(const spectral_call *call, const qb_graph *graph, const qb_linear *linear, const float *plus,
+                         const float *minus, int64_t o) {
   const double *t = call->s->result->weights[call->node->inputs[0]]; /* one group where there are any */
   bool whole = graph->nodes[linear->node].op == QB_OP_CONV_TRANSPOSE;
   if (qb_bound_fault == QB_FAULT_ROW_UNWEIGHTED)
@@ -138,9 +136,10 @@ static double layer_peak(const spectral_call *call, const layer_pair *l, const d
   double peak = 0;
   for (int64_t o = 0; o < channels; o++) {
     double here = add_up(channel_peak(call, difference, channels, o), rounding);
-    double moved = multiply_up(row_norm(call, l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
-    double spread =
-        multiply_up(row_norm(call, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o), call->x->spread);
+    double moved =
+        multiply_up(spectral_row_norm(call, l->graph[1], &l->linear[1], l->weight[1], NULL, o), call->x->error);
+    double spread = multiply_up(spectral_row_norm(call, l->graph[0], &l->linear[0], l->weight[0], l->weight[1], o),
+                                call->x->spread);
     if (qb_bound_fault == QB_FAULT_ROW_NORM_OF_ORIGINAL)
       spread = 0;
     peak = fmax(peak, add_up(add_up(moved, spread), here));

@@ -8,6 +8,7 @@
  *   check_quantizer.c  quantizers of activations
  *   check_l2.c       spectral: the l2 recurrences from claimed norms; product: with intervals beside them
  *   check_l2_rules.c   the same for operators without weights
+ *   check_l2_evaluation.c   what evaluation in float32 adds to norms
  *   check_sigma.c    proving a claimed norm, frequency by frequency
  *   check_ball.c     balls, and what their curve says
  *   check_point.c    both networks at one input, in as many bits as it takes; check_point_linear.c: its layers
@@ -32,6 +33,7 @@
 #include "check/check_ball.h"
 #include "check/check_bound.h"
 #include "check/check_cells.h"
+#include "check/check_evaluation.h"
 #include "graph/pass_fold_bn.h"
 #include "graph/quantizer.h"
 #include "onnx/onnx.h"
@@ -41,7 +43,7 @@
 
 static bool counts(const claim *c, int64_t k) { return c->output < 0 || c->output == k; }
 
-void judge_outputs(const claim *c, const walk *w, const evaluation_errors *errors, recomputed *result) {
+void judge_outputs(const claim *c, const walk *w, recomputed *result) {
   const qb_value *value = &w->pair->quantized->values[w->pair->quantized->outputs[0]];
   const cells *y = &w->values[w->pair->quantized->outputs[0]];
   int64_t count = (int64_t)qb_shape_elements(&value->shape);
@@ -52,7 +54,7 @@ void judge_outputs(const claim *c, const walk *w, const evaluation_errors *error
     return;
   }
   for (int64_t k = 0; k < count; k++) {
-    range d = evaluation_errors_widen(errors, k, y->at[cell_of(w->grain, &value->shape, k)].d);
+    range d = y->at[cell_of(w->grain, &value->shape, k)].d;
     result->bound = counts(c, k) ? fmax(result->bound, range_size(d)) : result->bound;
     if (c->output_count != 0 && !(c->outputs[k].lo <= d.lo && c->outputs[k].hi >= d.hi) && !result->refuted) {
       result->refuted = true;
@@ -74,7 +76,7 @@ static qb_status walk_both(const claim *c, walk *w, walk *limits, recomputed *re
       status = walk_visit(w, n, &result->known);
   }
   if (status == QB_OK && result->known)
-    judge_outputs(c, w, NULL, result);
+    judge_outputs(c, w, result);
   else
     snprintf(result->why, sizeof result->why, "%s", w->why[0] != '\0' ? w->why : limits->why);
   return status;
@@ -162,37 +164,35 @@ static bool same_files(const claim *c, const char *const paths[2], qb_check_repo
   return true;
 }
 
-/* Methods that know nothing of float32: what it adds is added to what they say of the exact functions. */
-static qb_status recompute_exact(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
+/* Paths know nothing of float32: what it adds is added to what they say of the exact functions. */
+static qb_status recompute_two_stage(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
   evaluation_errors errors = {.known = true};
   qb_pair exact = *pair;
   exact.float32 = false;
   qb_status status = pair->float32 ? evaluation_errors_find(pair, c->domain, &errors, error) : QB_OK;
   if (status == QB_OK && !errors.known)
     snprintf(result->why, sizeof result->why, "%s", errors.why);
-  else if (status == QB_OK && strcmp(c->method, "two_stage") == 0)
-    status = recompute_by_paths(c, &exact, result, error);
   else if (status == QB_OK)
-    status = recompute_by_norms(c, &exact, &errors, result, error);
-  if (status == QB_OK && strcmp(c->method, "product") != 0) /* which has ranges of its own */
+    status = recompute_by_paths(c, &exact, result, error);
+  if (status == QB_OK && pair->float32)
     result->bound = add_up(result->bound, evaluation_errors_most(&errors, c->output));
   evaluation_errors_free(&errors);
   return status;
 }
 
-static bool is_one_of(const char *method, const char *const list[3]) {
-  return strcmp(method, list[0]) == 0 || strcmp(method, list[1]) == 0 || strcmp(method, list[2]) == 0;
-}
-
 static qb_status recompute(const claim *c, const networks *n, qb_check_report *report, qb_error *error) {
   recomputed result = {0};
   char why[sizeof report->why];
-  static const char *const by_ranges[3] = {"layerwise", "interval", "elementwise"};
-  static const char *const exact[3] = {"two_stage", "spectral", "product"};
-  if (is_one_of(c->method, by_ranges))
+  static const char *const by_ranges[] = {"layerwise", "interval", "elementwise"};
+  bool ranges = false, norms = strcmp(c->method, "spectral") == 0 || strcmp(c->method, "product") == 0;
+  for (int k = 0; k < 3; k++)
+    ranges = ranges || strcmp(c->method, by_ranges[k]) == 0;
+  if (ranges)
     QB_TRY(recompute_by_ranges(c, &n->pair, &result, error));
-  else if (is_one_of(c->method, exact))
-    QB_TRY(recompute_exact(c, &n->pair, &result, error));
+  else if (strcmp(c->method, "two_stage") == 0)
+    QB_TRY(recompute_two_stage(c, &n->pair, &result, error));
+  else if (norms)
+    QB_TRY(recompute_by_norms(c, &n->pair, &result, error));
   else if (strcmp(c->method, "bisection") == 0 || strcmp(c->method, "relaxation") == 0)
     QB_TRY(recompute_by_cuts(c, &n->pair, &result, error));
   else

@@ -4,7 +4,6 @@
 
 #include "check/check_cells.h"
 #include "check/check_claim.h"
-#include "check/check_evaluation.h"
 #include "graph/pair.h"
 
 enum { RECOMPUTED_WHY = 400 };
@@ -17,9 +16,8 @@ typedef struct recomputed {
   char why[RECOMPUTED_WHY];
 } recomputed;
 
-/* The largest |d| of the outputs of a finished walk, and whether the claimed ranges contain d, with `errors` (NULL:
- * none) added to it. */
-void judge_outputs(const claim *c, const walk *w, const evaluation_errors *errors, recomputed *result);
+/* The largest |d| of the outputs of a finished walk, and whether the claimed ranges contain d. */
+void judge_outputs(const claim *c, const walk *w, recomputed *result);
 
 /* layerwise, interval and elementwise. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_ranges(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
@@ -27,8 +25,7 @@ QB_MUST_CHECK qb_status recompute_by_ranges(const claim *c, const qb_pair *pair,
 /* two_stage (check_paths.c), of exact functions. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status recompute_by_paths(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
-/* spectral and product (check_l2.c), of exact functions with `errors` (NULL: none) added. QB_ERROR_MEMORY. */
-QB_MUST_CHECK qb_status recompute_by_norms(const claim *c, const qb_pair *pair, const evaluation_errors *errors,
-                                           recomputed *result, qb_error *error);
+/* spectral and product (check_l2.c). QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error);
 
 #endif

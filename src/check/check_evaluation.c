@@ -79,22 +79,22 @@ static double map_size(const call *c, int64_t i, double x) {
 }
 
 /* Terms of an average, or of the layer whose sum an Add may be a part of: one more rounding than the layer's. */
-static double roundings_of_add(const call *c) {
+double evaluation_roundings_of_add(const qb_graph *graph, const qb_node *node) {
   double most = 1;
   for (int32_t slot = 0; slot < 2; slot++) {
     qb_linear linear;
-    qb_node_id producer = c->graph->values[c->node->inputs[slot]].producer;
-    if (producer != QB_NONE && qb_graph_linear(c->graph, producer, &linear))
+    qb_node_id producer = graph->values[node->inputs[slot]].producer;
+    if (producer != QB_NONE && qb_graph_linear(graph, producer, &linear))
       most = fmax(most, (double)linear.row_length + 3);
   }
   return most;
 }
 
-static double window_terms(const call *c) {
-  const qb_shape *x = &c->graph->values[c->node->inputs[0]].shape;
-  const qb_window *v = &c->node->attributes.pool.window;
-  return c->node->op == QB_OP_AVERAGE_POOL ? (double)v->kernel[0] * (double)v->kernel[1]
-                                           : (double)x->dims[2] * (double)x->dims[3];
+double evaluation_window(const qb_graph *graph, const qb_node *node) {
+  const qb_shape *x = &graph->values[node->inputs[0]].shape;
+  const qb_window *v = &node->attributes.pool.window;
+  return node->op == QB_OP_AVERAGE_POOL ? (double)v->kernel[0] * (double)v->kernel[1]
+                                        : (double)x->dims[2] * (double)x->dims[3];
 }
 
 /* The largest input of the plane that output element i lies in: no mean of sizes is above it. */
@@ -120,7 +120,7 @@ static double error_at(const call *c, int64_t i, const triple *y, int k) {
   switch (c->node->op) {
   case QB_OP_ADD:
   case QB_OP_SUB:
-    return evaluation_error(pair, roundings_of_add(c),
+    return evaluation_error(pair, evaluation_roundings_of_add(c->graph, c->node),
                             add_up(operand_sizes(c, 0, i).of[k], operand_sizes(c, 1, i).of[k]), 0);
   case QB_OP_MUL:
   case QB_OP_DIV:
@@ -131,7 +131,7 @@ static double error_at(const call *c, int64_t i, const triple *y, int k) {
   case QB_OP_GLOBAL_AVERAGE_POOL:
   case QB_OP_REDUCE_MEAN: { /* n - 1 additions, and 1 / n and a product; the sum itself is n times as large */
     bool sizes = c->w->grain == GRAIN_SIZES; /* whose average is that of the sizes */
-    double n = window_terms(c), size = sizes ? sizes_of(*y).of[k] : plane_sizes(c, i).of[k];
+    double n = evaluation_window(c->graph, c->node), size = sizes ? sizes_of(*y).of[k] : plane_sizes(c, i).of[k];
     double sum = evaluation_error(pair, 1, n * size, 0);
     return isinf(sum) ? INFINITY : evaluation_error(pair, n + 3, size, n + 1);
   }
@@ -239,20 +239,11 @@ qb_status evaluation_errors_find(const qb_pair *pair, const range *domain, evalu
   return QB_OK;
 }
 
-double evaluation_errors_at(const evaluation_errors *e, int64_t k) {
-  return e == NULL || e->of[0] == NULL ? 0 : add_up(e->of[0][k], e->of[1][k]);
-}
-
 double evaluation_errors_most(const evaluation_errors *e, int64_t output) {
   double most = 0;
   for (int64_t k = 0; k < e->count; k++)
-    most = output < 0 || output == k ? fmax(most, evaluation_errors_at(e, k)) : most;
+    most = output < 0 || output == k ? fmax(most, add_up(e->of[0][k], e->of[1][k])) : most;
   return most;
-}
-
-range evaluation_errors_widen(const evaluation_errors *e, int64_t k, range d) {
-  double more = evaluation_errors_at(e, k);
-  return range_add(d, (range){-more, more});
 }
 
 void evaluation_errors_free(evaluation_errors *e) {

@@ -12,6 +12,12 @@ double evaluation_error(const qb_pair *pair, double n, double size, double lost)
 /* `t`, cell number `cell` of y, with errors of that size in the original and in the quantized network. */
 triple evaluated(const walk *w, qb_value_id y, int64_t cell, triple t, const double errors[2]);
 
+/* How many roundings an Add or Sub has: one, or as part of the sum of a layer in front of it one more than that. */
+double evaluation_roundings_of_add(const qb_graph *graph, const qb_node *node);
+
+/* Terms of an average. */
+double evaluation_window(const qb_graph *graph, const qb_node *node);
+
 /* Widens the cells of a node's output, layers with weights apart (check_linear.c); false where it is not known how. */
 QB_MUST_CHECK qb_status cells_evaluate(walk *w, qb_node_id node, bool *known);
 
@@ -28,12 +34,8 @@ typedef struct evaluation_errors {
 QB_MUST_CHECK qb_status evaluation_errors_find(const qb_pair *pair, const range *domain, evaluation_errors *e,
                                                qb_error *error);
 
-/* Of the difference of output k, from above; 0 where none was asked for, also for NULL. */
-double evaluation_errors_at(const evaluation_errors *e, int64_t k);
-
-/* Of the output that counts, or the largest of all (-1). */
+/* What both add to the difference of the output that counts, or the largest of all (-1). */
 double evaluation_errors_most(const evaluation_errors *e, int64_t output);
-range evaluation_errors_widen(const evaluation_errors *e, int64_t k, range d);
 void evaluation_errors_free(evaluation_errors *e);
 
 #endif

@@ -178,9 +178,7 @@ static qb_status prove_norms(l2 *s, qb_node_id id, const layer_pair *l) {
   return QB_OK;
 }
 
-/* l2 norm of a row of (plus - minus) T_in; of the whole matrix for transposed convolutions. */
-static double row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const float *plus, const float *minus,
-                       int64_t o) {
+double l2_row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const float *plus, const float *minus, int64_t o) {
   bool whole = s->graph->nodes[id].op == QB_OP_CONV_TRANSPOSE;
   int64_t first = whole ? 0 : o * l->row_length, count = whole ? l->out_channels * l->row_length : l->row_length;
   const double *t = s->weights[s->graph->nodes[id].inputs[0]];
@@ -226,8 +224,8 @@ static qb_status linear(l2 *s, qb_node_id id, const norms *x, const range *chang
     double here = 0;
     for (int64_t i = 0; i < area; i++)
       here = fmax(here, range_size(change[is_conv ? o * area + i : i * channels + o]));
-    double moved = mul_up(row_norm(s, id, &l.linear[1], l.weight[1], NULL, o), x->error);
-    double spread = mul_up(row_norm(s, id, &l.linear[0], l.weight[0], l.weight[1], o), x->spread);
+    double moved = mul_up(l2_row_norm(s, id, &l.linear[1], l.weight[1], NULL, o), x->error);
+    double spread = mul_up(l2_row_norm(s, id, &l.linear[0], l.weight[0], l.weight[1], o), x->spread);
     y->peak = fmax(y->peak, add_up(add_up(moved, spread), here));
     for (int64_t i = 0; s->product && i < area; i++) {
       int64_t at = is_conv ? o * area + i : i * channels + o;
@@ -399,6 +397,7 @@ static qb_status gate(l2 *s, qb_node_id id, norms *y) {
   if (w.has_skip) {
     drift = add_up(drift, add_up(s->drift[id], w.skip == QB_NONE ? 0 : mul_up(skip_to, s->drift[w.skip])));
     injection = add_up(injection, w.skip == QB_NONE ? 0 : mul_up(skip_to, s->injection[w.skip]));
+    injection = add_up(injection, s->injection[id]);
   }
   const norms *x = &s->values[w.x];
   y->spread = fmin(y->spread, add_up(mul_up(original, x->spread), drift));
@@ -495,6 +494,12 @@ static qb_status visit(l2 *s, qb_node_id id) {
     else if (!known)
       unknown(s, id, "there is no l2 rule for it here");
   }
+  if (s->pair->float32 && s->result->known && !s->result->refuted && !l2_evaluate(s, id, y)) {
+    if (s->product)
+      start_again(s, node->output, y);
+    else
+      unknown(s, id, "there is no l2 rule for its float32 evaluation here");
+  }
   if (s->result->known && !s->result->refuted)
     QB_TRY(gate(s, id, y));
   double *numbers[3] = {&y->error, &y->spread, &y->peak};
@@ -554,7 +559,7 @@ static qb_status run(l2 *s) {
   }
   s->values[s->graph->inputs[0]].spread =
       sqrt(square) * (1 + rounding_of((double)c->elements + 16)) + (square > 0 ? DBL_MIN : 0);
-  qb_status status = walk_begin(&s->at_centre, s->pair, GRAIN_FINE, middle, s->error);
+  qb_status status = walk_begin(&s->at_centre, &s->exact, GRAIN_FINE, middle, s->error);
   if (status == QB_OK && s->product)
     status = walk_begin(&s->intervals, s->pair, GRAIN_FINE, c->domain, s->error);
   if (status == QB_OK && s->product)
@@ -563,18 +568,17 @@ static qb_status run(l2 *s) {
     status = visit(s, n);
   walk_free(&s->at_centre);
   if (s->product && status == QB_OK && s->result->known && !s->result->refuted)
-    judge_outputs(c, &s->intervals, s->errors, s->result);
+    judge_outputs(c, &s->intervals, s->result);
   else
     s->result->bound = s->values[s->graph->outputs[0]].peak;
   walk_free(&s->intervals);
   return status;
 }
 
-qb_status recompute_by_norms(const claim *c, const qb_pair *pair, const evaluation_errors *errors, recomputed *result,
-                             qb_error *error) {
-  l2 s = {.c = c, .pair = pair, .errors = errors, .graph = pair->quantized, .limited = QB_NONE};
-  s.result = result;
-  s.error = error;
+qb_status recompute_by_norms(const claim *c, const qb_pair *pair, recomputed *result, qb_error *error) {
+  l2 s = {.c = c, .pair = pair, .graph = pair->quantized, .limited = QB_NONE, .result = result, .error = error};
+  s.exact = *pair;
+  s.exact.float32 = false;
   s.product = strcmp(c->method, "product") == 0;
   result->known = s.product || c->output_count == 0;
   if (!result->known) {

@@ -13,9 +13,9 @@ typedef struct norms {
 typedef struct l2 {
   const claim *c;
   const qb_pair *pair;
-  const evaluation_errors *errors; /* added to the ranges of a product */
-  const qb_graph *graph;           /* the quantized one */
-  walk at_centre; /* both networks at the centre: points, with the rounding taken off after every node */
+  qb_pair exact;         /* the same without float32: for the centre */
+  const qb_graph *graph; /* the quantized one */
+  walk at_centre;        /* both networks at the centre: points, with the rounding taken off after every node */
   qb_arena arena, scratch;
   norms *values;                 /* by value */
   const double **weights;        /* by value: T, NULL for ones */
@@ -41,6 +41,14 @@ double l2_conversion(const l2 *s, qb_value_id from, qb_value_id to, bool aligned
 
 /* ||T^-1 d||_2, T the weights of value v. */
 double l2_norm_of(const l2 *s, qb_value_id v, const range *d, int64_t count);
+
+/* ||row o of (plus - minus) T||_2, T the weights of the layer's input; `minus` may be NULL. Of the whole matrix for
+ * transposed convolutions. */
+double l2_row_norm(const l2 *s, qb_node_id id, const qb_linear *l, const float *plus, const float *minus, int64_t o);
+
+/* Adds what float32 evaluation of the node does to its finished norms (check_l2_evaluation.c). False: it is not known.
+ */
+bool l2_evaluate(l2 *s, qb_node_id id, norms *y);
 
 /* Operators without weights. `change` has, element by element, the other network's node less the original's at the
  * centre. The caller adds the rounding of the centre to the spread. False: no rule. */

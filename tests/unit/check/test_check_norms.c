@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "bound/certificate.h"
 #include "check/check_bound.h"
+#include "graph/quantizer.h"
 #include "support/random_network.h"
 
 /* As the certificate file has them: with a margin for the checker's own rounding. */
@@ -68,7 +69,7 @@ static claim make_claim(const random_network *network, const qb_spectral_result 
 static recomputed recompute(const claim *c, const random_network *network) {
   qb_error error;
   recomputed own = {0};
-  if (recompute_by_norms(c, &network->pair, NULL, &own, &error) != QB_OK)
+  if (recompute_by_norms(c, &network->pair, &own, &error) != QB_OK)
     fail_msg("%s", error.message);
   return own;
 }
@@ -160,6 +161,10 @@ static double bound_case(uint64_t stream, uint64_t i, qb_bound_method method, ra
   qb_rng_seed(&rng, stream, i);
   random_style style = random_network_style(&rng);
   random_network_create(&rng, &style, network);
+  if (i % 3 == 1) { /* also for evaluations in float32 */
+    network->pair.float32 = true;
+    qb_graph_allow_steps(&network->quantized, 1);
+  }
   qb_status status = qb_worst_case_bound(&network->pair, &network->domain, UINT32_C(1) << method, -1, worst, &error);
   return status == QB_OK && worst->proved ? qb_magnitude_to_double(worst->bound) : INFINITY;
 }
