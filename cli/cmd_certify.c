@@ -39,7 +39,8 @@ enum {
   KEY_TIMEOUT,
   KEY_NO_FLIP,
   KEY_LSB,
-  KEY_FLOAT32
+  KEY_FLOAT32,
+  KEY_CUT_NEURONS
 };
 
 static const struct argp_option certify_options[] = {
@@ -69,6 +70,10 @@ static const struct argp_option certify_options[] = {
     {"timeout", KEY_TIMEOUT, "S", 0,
      "Seconds that one ball, or cutting up a box of ten inputs or fewer, may take (default 60). A larger network gets "
      "cruder bounds",
+     0},
+    {"cut-neurons", KEY_CUT_NEURONS, NULL, 0,
+     "Spend the rest of --timeout on each ball: cut it across undecided neurons until its bound or its decision is "
+     "good",
      0},
     {"lsb", KEY_LSB, NULL, 0,
      "Bounds also hold when a runtime rounds ties or requantizes one step differently: the code of every quantized "
@@ -113,6 +118,8 @@ static void check_arguments(struct argp_state *state, certify_arguments *argumen
     argp_error(state, "around which inputs? Say --around DATA");
   if (arguments->around.path == NULL && arguments->no_flip)
     argp_error(state, "--no-flip is about balls: say --around DATA --radius R");
+  if (arguments->around.path == NULL && settings->cut_neurons)
+    argp_error(state, "--cut-neurons is about balls: say --around DATA --radius R");
   if (settings->worst_case && settings->domain == QB_DOMAIN_PIXELS && settings->preprocess == NULL)
     argp_error(state, "for which inputs? Say --preprocess imagenet (or another) for all images, or --domain D, "
                       "--domain LO,HI or --box FILE");
@@ -223,6 +230,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_OUTPUT: settings->output = cli_parse_integer(state, "--output", text, 0, LLONG_MAX); return 0;
   case KEY_LSB: settings->lsb = true; return 0;
   case KEY_FLOAT32: settings->float32 = true; return 0;
+  case KEY_CUT_NEURONS: settings->cut_neurons = true; return 0;
   case KEY_NO_SEARCH: settings->search = false; return 0;
   case KEY_DATA: arguments->data.path = text; return 0;
   case ARGP_KEY_ARG:

@@ -599,6 +599,8 @@ typedef struct qb_certify_settings {
   double timeout_seconds; /* of one ball, or of the bisection of a box of few inputs; default 60. What a ball may cost
                            * is decided by an estimate, so that the result does not depend on the machine; a bisection
                            * also stops by the clock */
+  bool cut_neurons;       /* balls of more than ten inputs are cut up as well, across undecided neurons, as long as the
+                           * timeout allows: the result then depends on the machine; default false */
   bool lsb;     /* bounds also hold when a runtime rounds ties or requantizes one step differently: the code of
                  * every quantized activation may be off by one, within its range; default false */
   bool float32; /* bounds also hold for every evaluation of both networks in float32, whatever the order of sums, fused

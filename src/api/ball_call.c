@@ -221,6 +221,22 @@ static qb_status prove_by_relaxation(const qb_ball_call *call, const qb_domain *
   return status;
 }
 
+static qb_status keep_neurons(const qb_pair *pair, const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof,
+                              qb_error *error) {
+  size_t count = (size_t)refined->neuron_count;
+  proof->neurons = qb_arena_alloc(arena, count, sizeof *proof->neurons);
+  if (proof->neurons == NULL)
+    return qb_fail_memory(error, "cuts of a ball", count * sizeof *proof->neurons);
+  for (size_t i = 0; i < count; i++) {
+    const qb_ball_cut *cut = &refined->neurons[i];
+    proof->neurons[i] = (qb_ball_neuron){.node = pair->quantized->values[cut->value].producer,
+                                         .element = cut->element,
+                                         .of_quantized = cut->track == QB_TRACK_QUANTIZED,
+                                         .at = cut->at};
+  }
+  return QB_OK;
+}
+
 static qb_status keep_tree(const qb_pair *pair, const qb_refinement *refined, qb_arena *arena, qb_ball_proof *proof,
                            qb_error *error) {
   proof->method = refined->node_count > 1 ? "bisection" : "relaxation";
@@ -230,17 +246,23 @@ static qb_status keep_tree(const qb_pair *pair, const qb_refinement *refined, qb
   if (proof->axis == NULL)
     return qb_fail_memory(error, "cuts of a ball", (size_t)refined->node_count * sizeof *proof->axis);
   memcpy(proof->axis, refined->axis, (size_t)refined->node_count * sizeof *proof->axis);
+  proof->turns = refined->turns;
+  proof->hidden_skipped = refined->hidden_skipped;
+  QB_TRY(keep_neurons(pair, refined, arena, proof, error));
   QB_TRY(copy_relaxed(pair, refined->relaxed, arena, proof, error));
   return copy_outputs(refined->difference, refined->original, refined->count, refined->largest, arena, proof, error);
 }
 
+/* Across inputs where few vary, else across neurons. */
 static qb_status prove_by_bisection(const qb_ball_call *call, const qb_domain *domain, double enough, qb_arena *arena,
                                     qb_ball_proof *proof, qb_error *error) {
   qb_refine_settings settings = qb_refine_settings_default();
   qb_refinement refined;
   settings.ball = relaxation_settings(call);
   settings.ball.keep_slopes = 0; /* parts are many: by the rule */
-  settings.ball.turns = 0;       /* cuts gain more in the same time, and the check turns no plane of a part */
+  settings.neurons = qb_domain_free_inputs(domain) > QB_REFINE_INPUTS;
+  if (!settings.neurons)
+    settings.ball.turns = 0; /* such cuts gain more in the same time */
   settings.timeout_seconds = call->budget.seconds;
   settings.enough = enough;
   settings.threads = call->threads;
@@ -266,7 +288,7 @@ qb_status qb_ball_prove(const qb_ball_call *call, const qb_domain *domain, doubl
   *proof = (qb_ball_proof){0};
   if (call->backward == NULL)
     return prove_by_intervals(call, domain, arena, proof, error);
-  return free_inputs > 0 && free_inputs <= QB_REFINE_INPUTS
-             ? prove_by_bisection(call, domain, enough, arena, proof, error)
+  bool cut = free_inputs > 0 && (free_inputs <= QB_REFINE_INPUTS || call->cut_neurons);
+  return cut ? prove_by_bisection(call, domain, enough, arena, proof, error)
              : prove_by_relaxation(call, domain, arena, proof, error);
 }

@@ -29,6 +29,7 @@ typedef struct qb_ball_call {
   double interval_seconds; /* intervals, where nothing else is affordable, may take so long; 0: for ever */
   double point_seconds;    /* exact evaluation at a point may take so long, else another method follows; 0: for ever */
   int64_t output;          /* -1: all */
+  bool cut_neurons;        /* cut balls of many inputs up, too, until the budget's seconds are over */
   int64_t keep_slopes;     /* keep the slopes of a ball that has no more of them than these */
   int threads;
   const qb_progress *progress; /* may be NULL */

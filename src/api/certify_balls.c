@@ -326,6 +326,7 @@ static qb_status prepare_pair(balls_call *b) {
   b->call = (qb_ball_call){.pair = &b->pair,
                            .budget = qb_ball_plan(&b->pair, c->settings->timeout_seconds, c->settings->output),
                            .output = c->settings->output,
+                           .cut_neurons = c->settings->cut_neurons,
                            .interval_seconds = fmax(LEAST_INTERVAL_SECONDS, c->settings->timeout_seconds),
                            .point_seconds = fmax(LEAST_INTERVAL_SECONDS, PROOF_SHARE * c->settings->timeout_seconds),
                            .keep_slopes = STORED_SLOPES / (b->centres * c->settings->radius_count),

@@ -166,6 +166,7 @@ void qb_backward_free(qb_backward *backward) {
 void qb_backward_begin(qb_backward *backward, const qb_box_result *box) {
   backward->box = box;
   qb_arena_clear(&backward->box_arena);
+  backward->half_count = 0;
   for (qb_node_id id = 0; id < backward->pair->quantized->node_count; id++) {
     backward->nodes[id].ready = false;
     backward->nodes[id].narrow = (qb_narrow_layer){0};
@@ -328,7 +329,7 @@ qb_status qb_walk_back(qb_walk *walk, const qb_rows *rows, int64_t first) {
     drop(walk, y);
     walk->element = walk->renamed ? walk->element : NULL;
   }
-  return QB_OK;
+  return qb_walk_press(walk);
 }
 
 /* |coefficient| times width of every input, as shares of their sum. */
@@ -367,6 +368,7 @@ static qb_status begin_walk(qb_backward *backward, const qb_rows *rows, int64_t 
                             qb_error *error) {
   size_t values = (size_t)backward->pair->quantized->value_count;
   *walk = (qb_walk){.backward = backward, .track = rows->track, .joint = rows->joint, .error = error};
+  walk->score = rows->score;
   walk->coefficient[0] = qb_alloc(2 * values, sizeof(double *));
   walk->capacity[0] = qb_alloc(2 * values, sizeof(size_t));
   walk->constant = qb_alloc((size_t)(2 * most_rows), sizeof(double));
@@ -420,6 +422,17 @@ typedef struct upper_call {
   qb_error *error;
 } upper_call;
 
+static void copy_forms(const qb_walk *walk, double *to) {
+  qb_value_id input = walk->backward->pair->quantized->inputs[0];
+  int64_t n = elements(walk->backward, input);
+  const double *c = walk->coefficient[0][input];
+  for (int64_t r = 0; r < walk->rows; r++, to += n + 1) {
+    for (int64_t i = 0; i < n; i++)
+      to[i] = c == NULL ? 0 : c[r * n + i];
+    to[n] = qb_up(walk->constant[r] + walk->lost[r] * (1 + 0x1p-20) + DBL_MIN);
+  }
+}
+
 static qb_status turn_block(upper_call *call, qb_walk *walk, int64_t first) {
   int32_t turns = 0;
   walk->influence = NULL; /* of the first forms alone */
@@ -448,6 +461,8 @@ static qb_status run_block(upper_call *call, qb_walk *walk, int64_t b) {
     add_influence(walk);
   if (status == QB_OK && call->rows->smear)
     remember_smear(walk, call->rows, first);
+  if (status == QB_OK && call->rows->at_input != NULL)
+    copy_forms(walk, call->rows->at_input + first * (n + 1));
   if (status == QB_OK && call->rows->turns > 0)
     status = turn_block(call, walk, first);
   qb_walk_empty(walk);

@@ -37,6 +37,10 @@ typedef struct qb_rows {
   int32_t turns;          /* with `joint`, of differences: so often, as long as it pays, form each row once more with
                              planes that are lowest nearer to where it was largest. Each row gets its smallest bound */
   double deadline;        /* of qb_clock_seconds, 0: none. Rows that were not begun by then get infinity */
+  double *at_input;       /* (count, input elements + 1) receives the forms over the input that are above the rows, and
+                             their constants; NULL: not asked for */
+  double **score; /* of a single row: by value, NULL or (elements), to which is added what the planes of undecided
+                     elements are away from the functions, times their coefficients; NULL: not asked for */
 } qb_rows;
 
 /* upper[i] >= row i over the box, at least as large as any value it takes. When `influence` (input elements) is not
@@ -45,6 +49,22 @@ typedef struct qb_rows {
  * result does not depend on the number of threads. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                                           qb_error *error);
+
+/* One element of a tensor is at least (above) or at most a number, in the network of the track. */
+typedef struct qb_half_line {
+  qb_value_id value;
+  int track; /* QB_TRACK_ORIGINAL or QB_TRACK_QUANTIZED */
+  int64_t element;
+  double at;
+  bool above;
+} qb_half_line;
+
+enum { QB_MOST_HALVES = 64 };
+
+/* Rows that come hold on the part of the box where this is so; of more than QB_MOST_HALVES of a box the first ones are
+ * used. *room: the part is empty when it is negative. QB_ERROR_MEMORY. */
+QB_MUST_CHECK qb_status qb_backward_restrict(qb_backward *backward, const qb_half_line *half, double *room,
+                                             qb_error *error);
 
 /* How many rows the last call left out because its deadline had passed. */
 int64_t qb_backward_missed(const qb_backward *backward);

@@ -47,6 +47,12 @@ typedef struct qb_backward_node {
   qb_corners *corners[2]; /* (unstable_count) for D > 0 and D < 0 */
 } qb_backward_node;
 
+/* h x + constant >= 0 holds at the inputs of the part of the box that is bounded. */
+typedef struct qb_half_space {
+  const double *h; /* (inputs) */
+  double constant;
+} qb_half_space;
+
 struct qb_backward {
   const qb_pair *pair;
   const qb_box_result *box;
@@ -62,6 +68,8 @@ struct qb_backward {
   int32_t turns;       /* how often the last call turned the planes of some rows */
   qb_arena arena;      /* weights */
   qb_arena box_arena;  /* per box */
+  qb_half_space halves[QB_MOST_HALVES]; /* (half_count) of the box; from box_arena */
+  int32_t half_count;
 };
 
 enum { QB_WALK_SPARES = 8 };
@@ -91,6 +99,7 @@ typedef struct qb_walk {
   double *constant;  /* (rows) */
   double *lost;      /* (rows) bound on rounding so far */
   double *influence; /* (inputs) or NULL */
+  double **score;    /* see qb_rows */
   qb_error *error;
 } qb_walk;
 
@@ -128,6 +137,10 @@ qb_status qb_walk_evaluate(qb_walk *walk, const double *inputs);
 
 /* Adds to every form over the value what float32 evaluation of its node alone can move it by, where the box says so. */
 void qb_walk_evaluation(qb_walk *walk, qb_value_id value);
+
+/* Adds multiples of what is known not to be negative in the part to the forms over the input, so that they are largest
+ * within it. */
+QB_MUST_CHECK qb_status qb_walk_press(qb_walk *walk);
 
 /* Substitutes the output of the node by its inputs. */
 qb_status qb_walk_linear(qb_walk *walk, qb_node_id id);

@@ -363,21 +363,32 @@ static void substitute_row(const qb_walk *walk, qb_node_id id, int64_t r, row_vi
                         &row->lost);
 }
 
-/* What the planes of undecided elements are away from the function, about: for a rectifier the height of the triangle
+/* What the planes of an undecided element are away from the function, about: for a rectifier the height of the triangle
  * over its interval, which the difference behind it pays for more than once, for the difference its size. A guess,
  * which only chooses cuts. */
+static double gap_of(const qb_walk *walk, qb_value_id x, const double *a, const double *d, int64_t i) {
+  const qb_box_track *t = &walk->backward->box->states[x].track[qb_walk_track(walk, 0)];
+  double width = t->hi[i] - t->lo[i], triangle = width > 0 ? fmax(0, -t->lo[i] * t->hi[i] / width) : 0;
+  return (a == NULL ? 0 : 4 * fabs(a[i]) * triangle) +
+         (d == NULL ? 0 : fabs(d[i]) * qb_walk_reach(walk->backward, x, QB_TRACK_DIFFERENCE, i));
+}
+
+static void add_score(const qb_walk *walk, qb_node_id id, const double *a, const double *d) {
+  const qb_backward_node *data = &walk->backward->nodes[id];
+  qb_value_id x = walk->backward->pair->quantized->nodes[id].inputs[0];
+  for (int32_t k = 0; k < data->unstable_count && walk->score[x] != NULL; k++)
+    walk->score[x][data->unstable[k]] += gap_of(walk, x, a, d, data->unstable[k]);
+}
+
 static void add_influence(const qb_walk *walk, qb_node_id id, const double *a, const double *d) {
   const qb_backward *backward = walk->backward;
   const qb_backward_node *data = &backward->nodes[id];
   qb_value_id x = backward->pair->quantized->nodes[id].inputs[0];
-  const qb_box_track *t = &backward->box->states[x].track[qb_walk_track(walk, 0)];
   int64_t inputs = backward->box->states[backward->pair->quantized->inputs[0]].count;
   for (int32_t k = 0; k < data->unstable_count; k++) {
     int64_t i = data->unstable[k];
     const double *smear = backward->smear[x] + i * inputs;
-    double width = t->hi[i] - t->lo[i], triangle = width > 0 ? fmax(0, -t->lo[i] * t->hi[i] / width) : 0;
-    double gap = (a == NULL ? 0 : 4 * fabs(a[i]) * triangle) +
-                 (d == NULL ? 0 : fabs(d[i]) * qb_walk_reach(backward, x, QB_TRACK_DIFFERENCE, i));
+    double gap = gap_of(walk, x, a, d, i);
     for (int64_t j = 0; j < inputs; j++)
       walk->influence[j] += gap * smear[j];
   }
@@ -401,6 +412,8 @@ qb_status qb_walk_kinked(qb_walk *walk, qb_node_id id) {
                     .to_d = to_d == NULL ? NULL : to_d + r * n};
     if (walk->influence != NULL && walk->backward->smear[x] != NULL)
       add_influence(walk, id, row.a, row.d);
+    if (walk->score != NULL)
+      add_score(walk, id, row.a, row.d);
     substitute_row(walk, id, r, &row);
     walk->lost[r] += gamma * row.lost + DBL_MIN;
     qb_walk_add_constant(walk, r, row.constant);

@@ -26,6 +26,7 @@ typedef struct ball_call {
   double work_done, work_all; /* planned, for progress and for the speed so far */
   double started, deadline;   /* deadline 0: none */
   int64_t missed;             /* rows that were not begun in time */
+  qb_node_id first_cut;       /* the first node whose output is cut across, -1: none */
   qb_error *error;
 } ball_call;
 
@@ -117,6 +118,14 @@ static qb_status ask(ball_call *call, const request *what, int64_t count, row_bu
   return QB_OK;
 }
 
+/* A part of a box may hold no input at all: then there is nothing to be bounded. */
+static qb_status stop_if_empty(ball_call *call, qb_box_state *state) {
+  if (call->settings->cut_count == 0 || !qb_ball_contradicts(state))
+    return QB_OK;
+  call->ball->empty = true;
+  return qb_fail(call->error, QB_ERROR_INTERRUPTED, "no input lies in the part");
+}
+
 /* Intersects one track of the listed elements with what a relaxation says, and the other tracks with that. */
 static qb_status tighten(ball_call *call, const request *what, const int64_t *element, int64_t count) {
   const qb_box_track *t = &call->box->states[what->value].track[what->track];
@@ -139,7 +148,7 @@ static qb_status tighten(ball_call *call, const request *what, const int64_t *el
     qb_box_meet(&call->box->states[what->value], i);
   }
   free_rows(&rows);
-  return status;
+  return status == QB_OK ? stop_if_empty(call, &call->box->states[what->value]) : status;
 }
 
 /* The elements whose x' is not known well enough as x plus the difference: what this loses is at most the width of the
@@ -218,6 +227,20 @@ static void meet_known(const qb_box_state *known, qb_box_state *state) {
     }
 }
 
+/* Cuts across the tensor; *done: it is left as it is. */
+static qb_status apply_cuts(ball_call *call, qb_box_result *box, qb_node_id id, bool *done) {
+  const qb_ball_settings *settings = call->settings;
+  qb_value_id value = call->pair->quantized->nodes[id].output;
+  call->box = box;
+  QB_TRY(qb_ball_cuts_apply(settings->cuts, settings->cut_count, call->backward, box, value, &call->ball->empty,
+                            call->error));
+  if (call->ball->empty)
+    return qb_fail(call->error, QB_ERROR_INTERRUPTED, "no input lies in the part");
+  *done = settings->hidden_work == 0 || !qb_backward_crosses(call->backward, value) ||
+          (settings->cut_count > 0 && settings->known != NULL && id < call->first_cut);
+  return settings->cut_count == 0 ? QB_OK : stop_if_empty(call, &box->states[value]);
+}
+
 /* Undecided elements in front of an activation. */
 static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_error *error) {
   ball_call *call = context;
@@ -225,17 +248,19 @@ static qb_status visit(void *context, qb_box_result *box, qb_node_id id, qb_erro
   int64_t n = box->states[value].count;
   if (call->settings->known != NULL)
     meet_known(&call->settings->known->states[value], &box->states[value]);
-  if (!qb_backward_crosses(call->backward, value) || call->settings->hidden_work == 0)
+  bool done = false;
+  QB_TRY(apply_cuts(call, box, id, &done));
+  if (done)
     return QB_OK;
   int64_t *element = qb_alloc((size_t)n, sizeof *element);
   if (element == NULL)
     return qb_fail_memory(error, "undecided elements", (size_t)n * sizeof *element);
-  call->box = box;
   int64_t count = qb_backward_unstable(call->backward, value, element);
   double work = 10 * (double)count * qb_backward_row_cost(call->backward, value);
   qb_status status = QB_OK;
   if (count > 0 && work <= call->work_left && !call->ball->late) { /* once late, for good: the first tensors are done */
     call->work_left -= work;
+    call->ball->hidden_work += work;
     status = tighten_hidden(call, id, element, count);
   } else {
     call->ball->hidden_skipped += (double)count;
@@ -349,6 +374,22 @@ static bool all_negative(const double *over, int64_t rows) {
   return negative;
 }
 
+/* What the largest margin costs most. */
+static qb_status find_margin_cut(ball_call *call, qb_value_id output, const margins *m) {
+  bool clear = all_negative(m->over[QB_TRACK_ORIGINAL], m->rows);
+  int track = clear ? QB_TRACK_QUANTIZED : QB_TRACK_ORIGINAL;
+  const double *over = m->over[clear ? QB_TRACK_DIFFERENCE : QB_TRACK_ORIGINAL];
+  int64_t worst = 0;
+  for (int64_t j = 1; j < m->rows; j++)
+    worst = over[j] > over[worst] ? j : worst;
+  qb_rows row = {.value = output,
+                 .track = track,
+                 .count = 1,
+                 .dense = m->dense + worst * call->ball->count,
+                 .deadline = call->deadline};
+  return qb_ball_find_cut(call->backward, call->box, &row, &call->ball->cut[1], &call->ball->has_cut[1], call->error);
+}
+
 /* Proved when out_j - out_top < 0 for every j, in x, and in x' as x plus the difference or directly; the last only
  * where it is needed. */
 static qb_status prove_kept(ball_call *call, qb_value_id output, margins *m, bool *kept) {
@@ -385,9 +426,29 @@ static qb_status decide(ball_call *call, qb_value_id output) {
   }
   if (status == QB_OK)
     status = prove_kept(call, output, &m, &ball->keeps_top);
+  if (status == QB_OK && call->settings->find_cuts && !ball->keeps_top && rows > 0)
+    status = find_margin_cut(call, output, &m);
   qb_free(dense);
   qb_free(upper);
   return status;
+}
+
+/* What the largest difference costs most. */
+static qb_status find_difference_cut(ball_call *call, qb_value_id output) {
+  const qb_ball *ball = call->ball;
+  int64_t only = call->settings->output, worst = only >= 0 && only < ball->count ? only : 0;
+  for (int64_t k = 0; k < ball->count && only < 0; k++)
+    if (qb_interval_magnitude(ball->difference[k]) > qb_interval_magnitude(ball->difference[worst]))
+      worst = k;
+  double sign = ball->difference[worst].hi >= -ball->difference[worst].lo ? 1 : -1;
+  qb_rows row = {.value = output,
+                 .track = QB_TRACK_DIFFERENCE,
+                 .count = 1,
+                 .element = &worst,
+                 .sign = &sign,
+                 .joint = call->settings->joint,
+                 .deadline = call->deadline};
+  return qb_ball_find_cut(call->backward, call->box, &row, &call->ball->cut[0], &call->ball->has_cut[0], call->error);
 }
 
 /* ------------------------------------------------------------------------------------------------------- the whole */
@@ -436,6 +497,8 @@ static qb_status bound(ball_call *call, const qb_domain *domain, qb_box_result *
   call->ball->applies = true;
   if (call->settings->decide)
     QB_TRY(decide(call, output));
+  if (call->settings->find_cuts && qb_backward_crosses(call->backward, output))
+    QB_TRY(find_difference_cut(call, output));
   return keep_slopes(call);
 }
 
@@ -477,10 +540,18 @@ qb_status qb_bound_ball_kept(qb_backward *backward, const qb_domain *domain, con
                     .error = error};
   call.deadline = settings->timeout_seconds > 0 ? call.started + settings->timeout_seconds : 0;
   const qb_graph *graph = call.pair->quantized;
+  qb_status status;
   if (graph->input_count != 1 || domain->count != (int64_t)qb_shape_elements(&graph->values[graph->inputs[0]].shape))
     return qb_fail(error, QB_ERROR_SHAPE, "%s: the box does not fit the network's one input", graph->name);
   plan_work(&call);
-  return bound(&call, domain, box);
+  call.first_cut = graph->node_count;
+  for (int64_t k = 0; k < settings->cut_count; k++) {
+    qb_node_id producer = graph->values[settings->cuts[k].value].producer;
+    call.first_cut = producer < call.first_cut ? producer : call.first_cut;
+  }
+  status = bound(&call, domain, box);
+  ball->applies = ball->applies || ball->empty;
+  return ball->empty ? QB_OK : status;
 }
 
 void qb_ball_free(qb_ball *ball) {

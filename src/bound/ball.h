@@ -7,7 +7,7 @@
 #define QB_BOUND_BALL_H
 
 #include "base/progress.h"
-#include "bound/backward.h"
+#include "bound/ball_cut.h"
 #include "bound/interval.h"
 
 typedef struct qb_ball_settings {
@@ -21,6 +21,10 @@ typedef struct qb_ball_settings {
                            * that the call takes about so long: the result then depends on the machine */
   const qb_progress *progress; /* of long balls; default NULL */
   const qb_box_result *known;  /* intervals of a box around this one, which hold here, too; default NULL */
+  const qb_ball_cut *cuts;     /* (cut_count) the part of the box where all of these hold; default none. With `known`
+                                * layers in front of the first of them are left as they are known */
+  int64_t cut_count;
+  bool find_cuts; /* also say which cut promises most; default false */
 } qb_ball_settings;
 
 qb_ball_settings qb_ball_settings_default(void);
@@ -37,12 +41,16 @@ typedef struct qb_ball {
   bool keeps_top;          /* proved: `top` is the strictly largest output of both networks on the whole box */
   double hidden_skipped;   /* elements of hidden layers left to intervals for lack of work or time */
   bool late;               /* something was, for lack of time */
-  bool *relaxed;           /* (nodes of the quantized graph) undecided elements of its output were relaxed */
-  int64_t slope_count;     /* 0 also when they were more than asked for */
-  qb_slopes *slopes;       /* (slope_count) of the planes that forms were carried through */
-  int32_t turns;           /* how often planes were turned, at most over the outputs */
-  int64_t from_interval;   /* outputs where plain intervals were the best on some side */
-  double *influence;       /* (inputs) how much each input's width contributes to the relaxation of outputs */
+  double hidden_work;      /* multiplications that hidden layers cost, about */
+  bool empty;              /* proved: no input of the box lies in the part; nothing else is said then */
+  bool has_cut[2];         /* found: a cut for the largest difference; one for the decision, where that is open */
+  qb_ball_cut cut[2];
+  bool *relaxed;         /* (nodes of the quantized graph) undecided elements of its output were relaxed */
+  int64_t slope_count;   /* 0 also when they were more than asked for */
+  qb_slopes *slopes;     /* (slope_count) of the planes that forms were carried through */
+  int32_t turns;         /* how often planes were turned, at most over the outputs */
+  int64_t from_interval; /* outputs where plain intervals were the best on some side */
+  double *influence;     /* (inputs) how much each input's width contributes to the relaxation of outputs */
   int64_t input_count;
   qb_arena arena;
 } qb_ball;

@@ -47,6 +47,22 @@ QB_WIDE static void range(int64_t n, const double *c, const double *lo, const do
   *magnitude = size;
 }
 
+QB_WIDE static double at_top(int64_t n, const double *c, const double *h, const double *lo, const double *hi) {
+  double total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < n; i++) {
+    double low = lo[i], high = hi[i];
+    total += h[i] * (c[i] > 0 ? high : low);
+  }
+  return total;
+}
+
+QB_WIDE static void add_multiple(int64_t n, double factor, const double *restrict h, double *restrict c) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    c[i] += factor * h[i];
+}
+
 QB_WIDE static double reach_of(int64_t n, const double *c, const double *lo, const double *hi) {
   double away = 0;
 #pragma omp simd reduction(+ : away)
@@ -148,5 +164,11 @@ void qb_dense_total(int64_t n, const double *c, const double *reach, double *sum
 void qb_dense_range(int64_t n, const double *c, const double *lo, const double *hi, double *sum, double *magnitude) {
   range(n, c, lo, hi, sum, magnitude);
 }
+
+double qb_dense_at_top(int64_t n, const double *c, const double *h, const double *lo, const double *hi) {
+  return at_top(n, c, h, lo, hi);
+}
+
+void qb_dense_add(int64_t n, double factor, const double *h, double *c) { add_multiple(n, factor, h, c); }
 
 double qb_dense_reach(int64_t n, const double *c, const double *lo, const double *hi) { return reach_of(n, c, lo, hi); }

@@ -16,6 +16,12 @@ void qb_dense_total(int64_t n, const double *c, const double *reach, double *sum
 /* The maximum of c . x over lo <= x <= hi, and the sum of the terms' sizes. */
 void qb_dense_range(int64_t n, const double *c, const double *lo, const double *hi, double *sum, double *magnitude);
 
+/* h . x where c . x is largest over lo <= x <= hi (at lo where c is 0). */
+double qb_dense_at_top(int64_t n, const double *c, const double *h, const double *lo, const double *hi);
+
+/* c += factor h. */
+void qb_dense_add(int64_t n, double factor, const double *h, double *c);
+
 /* |c| . max(|lo|, |hi|). */
 double qb_dense_reach(int64_t n, const double *c, const double *lo, const double *hi);
 

@@ -66,4 +66,15 @@ typedef enum qb_backward_fault {
 
 extern qb_backward_fault qb_backward_fault_planted;
 
+/* The same for cuts across neurons. */
+typedef enum qb_cut_fault {
+  QB_CUT_FAULT_NONE,
+  QB_CUT_FAULT_ONE_SIDED,    /* the lower side ends a little below the cut */
+  QB_CUT_FAULT_HALF_SPACE,   /* the half space over the input is smaller than the side it stands for */
+  QB_CUT_FAULT_DROPPED_LEAF, /* the last leaf of a tree does not count */
+  QB_CUT_FAULT_COUNT
+} qb_cut_fault;
+
+extern qb_cut_fault qb_cut_fault_planted;
+
 #endif

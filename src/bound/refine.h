@@ -1,4 +1,5 @@
-/* Bounds of a box of few inputs, refined by cutting the box in two again and again, the worst part first.
+/* Bounds of a box, refined by cutting it in two again and again, the worst part first: a box of few inputs across
+ * inputs, any box across neurons (ball_cut.h).
  *
  * Unlike bisect.h, which proves one claim about one output, this bounds every output at once and asks for decisions; it
  * can be stopped at any time and keeps the tree of cuts, which proves the result together with the bounds of the
@@ -15,6 +16,7 @@ typedef struct qb_refine_settings {
   int64_t most_parts;     /* stops after bounding so many; default 20000. The result depends on the number of threads
                            * and the machine only through the timeout */
   double enough;          /* stops when no output can differ by more, and decisions, where asked for, are proved */
+  bool neurons;           /* cut across neurons instead of inputs; default false */
   int32_t threads;        /* 0: all of OpenMP's */
   const qb_progress *progress; /* shown the seconds spent of the timeout; may be NULL */
   qb_ball_settings ball;       /* `decide` also asks for decisions, `output` for one output alone */
@@ -34,7 +36,12 @@ typedef struct qb_refinement {
   int64_t parts;           /* boxes that were bounded */
   int64_t node_count;      /* of the tree of cuts, in preorder */
   int32_t *axis;           /* (node_count) the input that a node is cut across, in the middle 0.5F * lo + 0.5F * hi in
-                            * float32, the lower half first; -1 for a leaf */
+                            * float32, the lower half first; -1 for a leaf; -2 - k: across neurons[k], the lower side
+                            * first */
+  int64_t neuron_count;
+  qb_ball_cut *neurons;  /* (neuron_count) `above` means nothing */
+  double hidden_skipped; /* of the whole box: elements of hidden layers left to intervals */
+  int32_t turns;         /* how often planes were turned, at most over the parts */
   qb_arena arena;
 } qb_refinement;
 

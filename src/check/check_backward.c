@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "check/check_cut.h"
 #include "check/check_map.h"
 
 enum { BLOCK = 16 };
@@ -544,7 +545,17 @@ qb_status carry_back(carried *c, const forms *f, int64_t first) {
       c->at[part][y] = NULL;
     }
   }
-  return QB_OK;
+  return press_forms(c);
+}
+
+static void copy_forms(const carried *c, double *to) {
+  qb_value_id input = c->box->pair->pair->quantized->inputs[0];
+  int64_t n = c->box->ranges->values[input].count;
+  for (int64_t r = 0; r < c->rows; r++, to += n + 1) {
+    for (int64_t i = 0; i < n; i++)
+      to[i] = c->at[0][input] == NULL ? 0 : c->at[0][input][r * n + i];
+    to[n] = add_up(c->constant[r], 1.01 * c->lost[r] + DBL_MIN);
+  }
 }
 
 void carried_empty(carried *c) {
@@ -574,6 +585,8 @@ static qb_status top_of_block(back_box *box, const forms *f, int64_t first, doub
   }
   if (status == QB_OK)
     carried_top(&c, top + first);
+  if (status == QB_OK && f->at_input != NULL)
+    copy_forms(&c, f->at_input + first * (box->ranges->values[box->pair->pair->quantized->inputs[0]].count + 1));
   if (status == QB_OK && f->turns > 0)
     status = turn_forms(&c, f, first, top + first);
   if (table != NULL && sums != NULL)

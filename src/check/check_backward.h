@@ -42,6 +42,14 @@ typedef struct back_node {
   corners *corners[2];       /* of (f, up) and (f, down) */
 } back_node;
 
+/* h x + constant >= 0 at every input of the part that is bounded (check_cut.c). */
+typedef struct half_space {
+  const double *h; /* (inputs) */
+  double constant;
+} half_space;
+
+enum { MOST_HALVES = 64 };
+
 /* One box: ranges of all tensors so far. */
 typedef struct back_box {
   const back_pair *pair;
@@ -50,6 +58,8 @@ typedef struct back_box {
   const slope_claim
       *slopes; /* (slope_count) in order of node and element; elements that are not listed follow the rule */
   int64_t slope_count;
+  half_space halves[MOST_HALVES]; /* (half_count) */
+  int32_t half_count;
   qb_arena arena;
 } back_box;
 
@@ -65,7 +75,8 @@ typedef struct forms {
   const int64_t *minus;   /* (count) less this one; NULL: less nothing */
   const double *sign;     /* (count) */
   bool joint;             /* planes above A y + D (y' - y) as a whole */
-  int32_t turns;          /* so often with turned planes as well (check_turn.c); forms of kind FORM_D, joint */
+  double *at_input; /* (count, inputs + 1) receives the forms over the input and their constants; NULL: not asked for */
+  int32_t turns;    /* so often with turned planes as well (check_turn.c); forms of kind FORM_D, joint */
 } forms;
 
 /* top[i] is at least form i on the whole box. QB_ERROR_MEMORY. */

@@ -71,6 +71,38 @@ static qb_status read_integers(const reader *r, const json_t *array, int64_t lea
   return QB_OK;
 }
 
+static bool read_neuron(const json_t *cut, neuron_claim *neuron) {
+  const char *network = json_string_value(json_object_get(cut, "network"));
+  if (!integer(json_object_get(cut, "node"), 0, INT32_MAX, &neuron->node) ||
+      !integer(json_object_get(cut, "element"), 0, MOST_ELEMENTS, &neuron->element) || network == NULL ||
+      !number(json_object_get(cut, "at"), &neuron->at) || !isfinite(neuron->at))
+    return false;
+  neuron->kind = strcmp(network, "quantized") == 0 ? 1 : 0; /* FORM_Q, FORM_X */
+  return neuron->kind == 1 || strcmp(network, "original") == 0;
+}
+
+/* A tree in preorder: an input, a neuron or, for a leaf, -1; absent or null: none. */
+static qb_status read_cuts(const reader *r, const json_t *array, box_claim *box) {
+  qb_status status;
+  if (array == NULL || json_is_null(array))
+    return QB_OK;
+  if (!json_is_array(array) || json_array_size(array) > INT32_MAX / 2)
+    return bad(r, "'cuts'");
+  box->cuts = reserve(r, json_array_size(array), sizeof *box->cuts, &status);
+  QB_TRY(status);
+  box->neurons = reserve(r, json_array_size(array), sizeof *box->neurons, &status);
+  QB_TRY(status);
+  for (size_t i = 0; i < json_array_size(array); i++) {
+    const json_t *cut = json_array_get(array, i);
+    int64_t axis = -2 - box->neuron_count;
+    if (json_is_object(cut) ? !read_neuron(cut, &box->neurons[box->neuron_count++])
+                            : !integer(cut, -1, INT32_MAX, &axis))
+      return bad(r, "'cuts'");
+    box->cuts[box->cut_count++] = (int32_t)axis;
+  }
+  return QB_OK;
+}
+
 static int in_order(const void *a, const void *b) {
   const slope_claim *one = a, *two = b;
   if (one->node != two->node)
@@ -153,7 +185,7 @@ static qb_status read_turns(const reader *r, const json_t *turns, box_claim *box
 }
 
 static qb_status read_witness(const reader *r, const json_t *object, box_claim *box) {
-  QB_TRY(read_integers(r, json_object_get(object, "cuts"), -1, "'cuts'", &box->cut_count, &box->cuts));
+  QB_TRY(read_cuts(r, json_object_get(object, "cuts"), box));
   QB_TRY(read_turns(r, json_object_get(object, "turns"), box));
   QB_TRY(read_integers(r, json_object_get(object, "relaxed"), 0, "'relaxed'", &box->relaxed_count, &box->relaxed));
   return read_slopes(r, json_object_get(object, "slopes"), box);

@@ -16,6 +16,13 @@ typedef struct slope_claim {
   double slope[8];
 } slope_claim;
 
+/* A cut across an element of the output of a node, in x or q (FORM_X, FORM_Q). */
+typedef struct neuron_claim {
+  int64_t node, element;
+  int kind;
+  double at;
+} neuron_claim;
+
 /* One box of inputs: what is claimed and what it is to follow from. */
 typedef struct box_claim {
   char method[32]; /* "" when nothing is claimed */
@@ -25,7 +32,9 @@ typedef struct box_claim {
   range *outputs;       /* (output_count) of R' - R */
   bool keeps;           /* both networks have the same, strictly largest output everywhere */
   int64_t cut_count;    /* 0: not cut up */
-  int32_t *cuts;        /* (cut_count) preorder: the input a part is cut across, -1 for a leaf */
+  int32_t *cuts;        /* (cut_count) preorder: the input a part is cut across; -1 for a leaf; -2 - k: neurons[k] */
+  int64_t neuron_count;
+  neuron_claim *neurons; /* (neuron_count) */
   int64_t relaxed_count;
   int32_t *relaxed; /* (relaxed_count) nodes */
   int64_t slope_count;

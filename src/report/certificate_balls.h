@@ -22,6 +22,14 @@ typedef struct qb_ball_slopes {
   double slope[8];
 } qb_ball_slopes;
 
+/* A cut across element `element` of the output of a node (of the quantized graph), in one of the networks. */
+typedef struct qb_ball_neuron {
+  int32_t node;
+  int64_t element;
+  bool of_quantized;
+  double at;
+} qb_ball_neuron;
+
 /* How one ball was bounded. */
 typedef struct qb_ball_proof {
   const char *method; /* NULL: a node without a rule, `why` */
@@ -29,9 +37,10 @@ typedef struct qb_ball_proof {
   int64_t count;
   qb_output_range *outputs; /* (count) of quantized - original */
   bool keeps_top;
-  double hidden_skipped; /* elements of hidden layers left to intervals */
-  int64_t node_count;    /* of the tree of cuts, 0 without one */
-  int32_t *axis;         /* (node_count) bound/refine.h */
+  double hidden_skipped;   /* elements of hidden layers left to intervals */
+  int64_t node_count;      /* of the tree of cuts, 0 without one */
+  int32_t *axis;           /* (node_count) bound/refine.h */
+  qb_ball_neuron *neurons; /* those that `axis` means */
   int64_t relaxed_count;
   int32_t *relaxed; /* (relaxed_count) nodes whose undecided outputs were relaxed */
   int64_t slope_count;

@@ -125,10 +125,18 @@ static json_t *flip(const qb_certified_ball *ball, const qb_ball_details *detail
                      elements <= STORED_FLIP ? qb_certificate_floats(details->flip, elements) : json_null());
 }
 
+static json_t *neuron(const qb_ball_neuron *n) {
+  json_t *object = qb_json_put(json_object(), "node", json_integer(n->node));
+  object = qb_json_put(object, "element", json_integer(n->element));
+  object = qb_json_put(object, "network", json_string(n->of_quantized ? "quantized" : "original"));
+  return qb_json_put(object, "at", qb_json_real(n->at));
+}
+
 json_t *qb_certificate_cuts(const qb_ball_proof *proof) {
   json_t *array = proof->node_count == 0 ? json_null() : json_array();
   for (int64_t i = 0; i < proof->node_count; i++)
-    array = qb_json_append(array, json_integer(proof->axis[i]));
+    array = qb_json_append(array, proof->axis[i] < -1 ? neuron(&proof->neurons[-2 - proof->axis[i]])
+                                                      : json_integer(proof->axis[i]));
   return array;
 }
 

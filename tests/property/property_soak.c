@@ -189,8 +189,7 @@ static void bound_box(soak_case *c) {
   c->applies[RELAXATION] = c->ball.applies;
   c->bound[RELAXATION] = c->ball.applies ? largest(c->ball.difference, c->ball.count) : INFINITY;
   c->refined = (qb_refinement){0};
-  if (qb_domain_free_inputs(&c->network.domain) > QB_REFINE_INPUTS)
-    return;
+  refine.neurons = c->seed % 2 == 0 || qb_domain_free_inputs(&c->network.domain) > QB_REFINE_INPUTS;
   refine.most_parts = PARTS;
   refine.threads = 1;
   require(qb_bound_refined(&c->network.pair, &c->network.domain, &refine, &c->refined, &error), &error);

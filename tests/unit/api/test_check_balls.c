@@ -25,6 +25,7 @@ typedef struct fixture {
   temp_folder *folder;
   char net[128], other[2][128]; /* paths; quantized to 6 and to 5 bits */
   json_t *balls, *cuts, *found; /* certificates: of balls; of a box that was cut up; of points, with a search */
+  json_t *neurons;              /* of balls that were cut up across neurons */
 } fixture;
 
 static fixture files;
@@ -109,6 +110,11 @@ static int make_files(void **state) {
   settings.radii = radii;
   settings.radius_count = 2;
   files.balls = certify(&settings, "balls.json");
+  settings.cut_neurons = true;
+  settings.timeout_seconds = 0.2;
+  around.samples = 1;
+  files.neurons = certify(&settings, "neurons.json");
+  around.samples = 0;
   certify_found(&around);
   qb_certify_settings_default(&settings);
   char box[128];
@@ -126,6 +132,7 @@ static int make_files(void **state) {
 static int drop_files(void **state) {
   json_decref(files.balls);
   json_decref(files.cuts);
+  json_decref(files.neurons);
   json_decref(files.found);
   *state = files.folder;
   return temp_folder_remove(state);
@@ -343,6 +350,64 @@ static void other_cuts_are_refuted(void **state) {
   assert_true(planted > 1 && refuted > 0);
 }
 
+/* The last ball, whose radius is the larger one. */
+static json_t *wide(json_t *root) { return ball(root, json_array_size(json_object_get(root, "balls")) - 1); }
+
+static json_t *first_cut(json_t *root) { return json_array_get(json_object_get(wide(root), "cuts"), 0); }
+
+static void honest_cuts_across_neurons_are_verified(void **state) {
+  (void)state;
+  assert_true(json_array_size(json_object_get(wide(files.neurons), "cuts")) > 4);
+  assert_true(json_is_object(first_cut(files.neurons)));
+  double cut = json_number_value(json_object_get(wide(files.neurons), "bound"));
+  double whole = json_number_value(json_object_get(ball(files.balls, 1), "bound"));
+  print_message("%.4g in place of %.4g\n", cut, whole);
+  assert_true(cut < 0.999 * whole);
+  expect(json_deep_copy(files.neurons), QB_CHECK_VERIFIED, "cuts across neurons");
+}
+
+static void other_cuts_across_neurons_are_refuted(void **state) {
+  (void)state;
+  json_t *root = json_deep_copy(files.neurons);
+  scale(wide(root), "bound", 0.8);
+  expect(root, QB_CHECK_REFUTED, "a smaller bound");
+  root = json_deep_copy(files.neurons);
+  json_array_clear(json_object_get(wide(root), "cuts"));
+  json_array_append_new(json_object_get(wide(root), "cuts"), json_integer(-1));
+  expect(root, QB_CHECK_REFUTED, "no cuts");
+  root = json_deep_copy(files.neurons);
+  json_array_remove(json_object_get(wide(root), "cuts"), 0);
+  expect(root, QB_CHECK_REFUTED, "a side alone");
+  root = json_deep_copy(files.neurons);
+  json_object_set_new(first_cut(root), "node", json_integer(1000));
+  expect(root, QB_CHECK_REFUTED, "a node that is not there");
+  root = json_deep_copy(files.neurons);
+  json_object_set_new(first_cut(root), "element", json_integer(20));
+  expect(root, QB_CHECK_REFUTED, "an element that is not there");
+  root = json_deep_copy(files.neurons);
+  json_object_set_new(first_cut(root), "at", json_real(100));
+  expect(root, QB_CHECK_REFUTED, "a cut where no value is");
+  root = json_deep_copy(files.neurons);
+  json_array_set_new(json_object_get(wide(root), "cuts"), 0, json_integer(75));
+  expect(root, QB_CHECK_REFUTED, "a cut across an input in place of a neuron");
+}
+
+static void cuts_of_another_form_are_told(void **state) {
+  (void)state;
+  static const char *const keys[] = {"node", "element", "network", "at", "network"};
+  for (int k = 0; k < 5; k++) {
+    json_t *root = json_deep_copy(files.neurons);
+    qb_check_report report;
+    qb_error error = {0};
+    if (k < 4)
+      json_object_del(first_cut(root), keys[k]);
+    else
+      json_object_set_new(first_cut(root), keys[k], json_string("both"));
+    assert_int_equal(judge_with(root, NULL, &report, &error), QB_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "'cuts'"));
+  }
+}
+
 /* ------------------------------------------------------------------------------------------ points, what was found */
 
 static void honest_points_and_found_inputs_are_verified(void **state) {
@@ -482,6 +547,9 @@ int main(void) {
       cmocka_unit_test(another_network_is_refuted),
       cmocka_unit_test(honest_cuts_are_verified),
       cmocka_unit_test(other_cuts_are_refuted),
+      cmocka_unit_test(honest_cuts_across_neurons_are_verified),
+      cmocka_unit_test(other_cuts_across_neurons_are_refuted),
+      cmocka_unit_test(cuts_of_another_form_are_told),
       cmocka_unit_test(honest_points_and_found_inputs_are_verified),
       cmocka_unit_test(other_points_are_refuted),
       cmocka_unit_test(other_lower_sides_are_refuted),

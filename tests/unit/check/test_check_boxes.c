@@ -16,6 +16,7 @@
 #include "api/ball_call.h"
 #include "base/alloc.h"
 #include "bound/refine.h"
+#include "check/check_backward.h"
 #include "check/check_ball.h"
 #include "graph/pass_drop_clip.h"
 #include "graph/quantizer.h"
@@ -53,6 +54,7 @@ typedef struct boxed_case {
   box_claim claim;
   range outputs[OUTPUTS];
   slope_claim *slopes;
+  neuron_claim *neurons;
   double found;
 } boxed_case;
 
@@ -61,6 +63,18 @@ static double largest(const qb_ball_proof *proof) {
   for (int64_t k = 0; k < proof->count; k++)
     size = fmax(size, fmax(fabs(proof->outputs[k].lo), fabs(proof->outputs[k].hi)));
   return size;
+}
+
+static void copy_neurons(boxed_case *c) {
+  const qb_ball_proof *p = &c->proof;
+  for (int64_t i = 0; i < p->node_count; i++)
+    c->claim.neuron_count += p->axis[i] < -1;
+  c->neurons = qb_arena_alloc(&c->arena, (size_t)c->claim.neuron_count, sizeof *c->neurons);
+  assert_non_null(c->neurons);
+  for (int64_t i = 0; i < c->claim.neuron_count; i++)
+    c->neurons[i] = (neuron_claim){p->neurons[i].node, p->neurons[i].element,
+                                   p->neurons[i].of_quantized ? FORM_Q : FORM_X, p->neurons[i].at};
+  c->claim.neurons = c->neurons;
 }
 
 /* What a certificate would say. */
@@ -88,10 +102,11 @@ static void make_claim(boxed_case *c) {
     memcpy(c->slopes[i].slope, p->slopes[i].slope, sizeof c->slopes[i].slope);
   }
   c->claim.slopes = c->slopes;
+  copy_neurons(c);
 }
 
-/* By intervals, by one relaxation, or cut up a few times. */
-static bool make_case(uint64_t seed, boxed_case *c) {
+/* By intervals, by one relaxation, or cut up a few times, across inputs or neurons. */
+static bool make_case(uint64_t seed, bool cut_neurons, boxed_case *c) {
   qb_rng rng;
   qb_error error;
   *c = (boxed_case){0};
@@ -115,10 +130,11 @@ static bool make_case(uint64_t seed, boxed_case *c) {
                        .output = -1,
                        .keep_slopes = seed % 3 == 0 ? 0 : 1000,
                        .threads = 1};
-  uint64_t how = qb_rng_below(&rng, 5);
+  uint64_t how = cut_neurons ? 4 : qb_rng_below(&rng, 5);
   if (how > 0)
     assert_int_equal(qb_backward_create(&c->network.pair, &call.backward, &error), QB_OK);
-  if (qb_domain_free_inputs(&c->network.domain) <= QB_REFINE_INPUTS)
+  call.cut_neurons = cut_neurons;
+  if (call.cut_neurons || qb_domain_free_inputs(&c->network.domain) <= QB_REFINE_INPUTS)
     call.budget.seconds = 0.01; /* an undecided tie would be cut until the time is over */
   double enough = INFINITY;
   for (int pass = 0; pass < (how == 4 ? 2 : 1); pass++) {
@@ -168,6 +184,12 @@ static void misguide(boxed_case *c, qb_rng *rng, box_claim *other) {
     c->slopes[i].slope[qb_rng_below(rng, 8)] += qb_rng_range(rng, -1, 1);
   if (qb_rng_below(rng, 2) == 0)
     other->relaxed_count = 0;
+  for (int64_t i = 0; i < other->neuron_count; i++)
+    if (qb_rng_below(rng, 4) == 0) {
+      c->neurons[i].at += qb_rng_range(rng, -1, 1);
+      c->neurons[i].kind = qb_rng_below(rng, 2) == 0 ? FORM_X : FORM_Q;
+      c->neurons[i].element = (int64_t)qb_rng_below(rng, 1 + (uint64_t)c->neurons[i].element);
+    }
   for (int64_t i = 0; i < other->cut_count; i++)
     if (other->cuts[i] >= 0 && qb_rng_below(rng, 4) == 0)
       other->cuts[i] = (int32_t)qb_rng_below(rng, (uint64_t)c->network.domain.count);
@@ -181,7 +203,7 @@ static void claims_follow_and_smaller_ones_do_not(void **state) {
     boxed_case c;
     qb_rng rng;
     qb_rng_seed(&rng, 78, seed);
-    if (make_case(seed, &c)) {
+    if (make_case(seed, false, &c)) {
       recomputed own = check(&c, &c.claim);
       box_claim other = c.claim;
       unknown += !own.known;
@@ -212,7 +234,8 @@ static void claims_follow_and_smaller_ones_do_not(void **state) {
     }
     free_case(&c);
   }
-  print_message("%ld compared: %ld cut up, %ld decisions, %ld with slopes, %ld the same number; %ld missed, %ld "
+  print_message("%ld compared: %ld cut up, %ld decisions, %ld with slopes, %ld the same number; "
+                "%ld missed, %ld "
                 "unknown; %ld of %ld smaller bounds refuted\n",
                 compared, cut, kept, sloped, same, missed, unknown, refuted, forged);
   assert_true(compared > cases / 2);
@@ -231,7 +254,7 @@ static void rounding_chooses_no_planes(void **state) {
   static const uint64_t seeds[] = {1030, 4185, 5472, 7632, 9472, 9708, 15016, 27028, 32644};
   for (size_t k = 0; k < sizeof seeds / sizeof *seeds; k++) {
     boxed_case c;
-    assert_true(make_case(seeds[k], &c));
+    assert_true(make_case(seeds[k], false, &c));
     recomputed own = check(&c, &c.claim);
     if (!own.known || own.refuted)
       fail_at(seeds[k], &c, &own);
@@ -277,10 +300,66 @@ static void winners_by_a_hair_pay_for_it(void **state) {
   qb_graph_free(&quantized);
 }
 
+/* A tree that is none, or that names what the network does not have. */
+static void refuse_hostile_trees(const boxed_case *c) {
+  neuron_claim *n = &c->neurons[0];
+  const neuron_claim honest = *n;
+  box_claim other = c->claim;
+  n->node = c->network.quantized.node_count;
+  assert_true(check(c, &other).refuted);
+  *n = honest;
+  n->element = 1 << 27;
+  assert_true(check(c, &other).refuted);
+  *n = honest;
+  other.cut_count--;
+  assert_true(check(c, &other).refuted);
+  other = c->claim;
+  other.neuron_count = 0;
+  assert_true(check(c, &other).refuted);
+  other = c->claim;
+  int32_t root = other.cuts[0];
+  other.cuts[0] = 0; /* across an input, the others across neurons */
+  assert_true(other.neuron_count == 1 || check(c, &other).refuted);
+  other.cuts[0] = root;
+}
+
+/* Without one side, or with a side that is moved, the numbers do not follow unless they are true. */
+static void trees_across_neurons_follow(void **state) {
+  (void)state;
+  long cases = 2 * test_cases(CASES), across = 0, missed = 0;
+  for (uint64_t seed = 0; seed < (uint64_t)cases; seed++) {
+    boxed_case c;
+    qb_rng rng;
+    qb_rng_seed(&rng, 79, seed);
+    if (make_case(seed, true, &c) && c.claim.neuron_count > 0 && c.claim.bound > 1e-10) {
+      recomputed own = check(&c, &c.claim);
+      box_claim other = c.claim;
+      across++;
+      missed += own.refuted;
+      if (!own.known || (!own.refuted && (own.bound > c.claim.bound || own.bound < c.found)))
+        fail_at(seed, &c, &own);
+      refuse_hostile_trees(&c);
+      other.output_count = 0;
+      other.bound = c.found * (1 - 1e-12);
+      if (c.found > 0 && !check(&c, &other).refuted)
+        fail_at(seed, &c, &own);
+      misguide(&c, &rng, &other);
+      own = check(&c, &other);
+      if (!own.refuted && own.bound < c.found)
+        fail_at(seed, &c, &own);
+    }
+    free_case(&c);
+  }
+  print_message("%ld cut across neurons; %ld missed\n", across, missed);
+  assert_true(across > cases / 100);
+  assert_true(missed <= across / 500);
+}
+
 int main(void) {
   omp_set_num_threads(1); /* the networks are tiny */
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(claims_follow_and_smaller_ones_do_not),
+      cmocka_unit_test(trees_across_neurons_follow),
       cmocka_unit_test(rounding_chooses_no_planes),
       cmocka_unit_test(winners_by_a_hair_pay_for_it),
   };
