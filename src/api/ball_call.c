@@ -68,6 +68,9 @@ static qb_status copy_slopes(const qb_ball *ball, qb_arena *arena, qb_ball_proof
 
 /* -------------------------------------------------------------------------------------------------------- intervals */
 
+/* By more than another evaluation may round. */
+static bool clearly_above(double a, double b) { return a - b > 1e-12 * (fabs(a) + fabs(b)); }
+
 /* One output lies above all others in x and in x'. */
 static bool intervals_keep_top(const qb_box_state *y) {
   const qb_box_track *x = &y->track[QB_TRACK_ORIGINAL], *x_q = &y->track[QB_TRACK_QUANTIZED];
@@ -75,7 +78,7 @@ static bool intervals_keep_top(const qb_box_state *y) {
   for (int64_t k = 1; k < y->count; k++)
     top = x->lo[k] > x->lo[top] ? k : top;
   for (int64_t k = 0; k < y->count; k++)
-    if (k != top && !(x->lo[top] > x->hi[k] && x_q->lo[top] > x_q->hi[k]))
+    if (k != top && !(clearly_above(x->lo[top], x->hi[k]) && clearly_above(x_q->lo[top], x_q->hi[k])))
       return false;
   return y->count > 1;
 }
