@@ -15,9 +15,8 @@
 #include "bound/ball.h"
 #include "graph/pass_fold_bn.h"
 #include "onnx/onnx.h"
+#include "pixel_boxes.h"
 #include "quant/quant.h"
-
-enum { IMAGES = 30, DIGIT = 784, PICTURE = 3072 };
 
 static qb_error failure;
 
@@ -26,35 +25,6 @@ static void check(qb_status status) {
     return;
   fprintf(stderr, "bench_ball: %s\n", failure.message);
   exit(EXIT_FAILURE);
-}
-
-/* The pixels of the images, one after the other. */
-static void read_images(int64_t pixels, uint8_t *images) {
-  const char *folder = getenv("QBOUND_DATA");
-  char path[1024];
-  int64_t header = pixels == DIGIT ? 16 : 0, label = pixels == DIGIT ? 0 : 1;
-  snprintf(path, sizeof path, "%s/%s", folder != NULL && folder[0] != '\0' ? folder : "../shared/data",
-           pixels == DIGIT ? "peers/qebverif/mnist30-images-idx3-ubyte" : "cifar10/test_1000.bin");
-  FILE *file = fopen(path, "rb");
-  bool read = file != NULL && (pixels == DIGIT || pixels == PICTURE);
-  for (int i = 0; read && i < IMAGES; i++)
-    read = fseek(file, header + i * (pixels + label) + label, SEEK_SET) == 0 &&
-           fread(images + i * pixels, 1, (size_t)pixels, file) == (size_t)pixels;
-  if (!read) {
-    fprintf(stderr, "bench_ball: %s cannot be read\n", path);
-    exit(EXIT_FAILURE);
-  }
-  fclose(file);
-}
-
-static void pixel_box(const uint8_t *image, int64_t pixels, double radius, float *lo, float *hi) {
-  static const double mean[3] = {0.4914, 0.4822, 0.4465}, spread[3] = {0.2471, 0.2435, 0.2616};
-  for (int64_t i = 0; i < pixels; i++) {
-    double from = fmax(image[i] - radius, 0) / 255, to = fmin(image[i] + radius, 255) / 255;
-    int64_t c = i / (PICTURE / 3);
-    lo[i] = nextafterf((float)(pixels == DIGIT ? from : (from - mean[c]) / spread[c]), -INFINITY);
-    hi[i] = nextafterf((float)(pixels == DIGIT ? to : (to - mean[c]) / spread[c]), INFINITY);
-  }
 }
 
 static int compare(const void *a, const void *b) {
@@ -87,7 +57,7 @@ int main(int argc, char **argv) {
   check(qb_pair_match(&original, &quantized, &pair, &failure));
   check(qb_backward_create(&pair, &backward, &failure));
   int64_t pixels = (int64_t)qb_shape_elements(&original.values[original.inputs[0]].shape);
-  read_images(pixels, pictures);
+  read_images(pixels, images, pictures);
   for (int i = 0; i < images; i++) {
     qb_domain domain = {pixels, lo, hi};
     qb_ball_settings settings = qb_ball_settings_default();

@@ -15,8 +15,7 @@
 #include "bound/refine.h"
 #include "graph/pass_drop_clip.h"
 #include "onnx/onnx.h"
-
-enum { IMAGES = 30, DIGIT = 784, PICTURE = 3072 };
+#include "pixel_boxes.h"
 
 static qb_error failure;
 
@@ -25,32 +24,6 @@ static void check(qb_status status) {
     return;
   fprintf(stderr, "bench_cuts: %s\n", failure.message);
   exit(EXIT_FAILURE);
-}
-
-static void read_image(int64_t pixels, int index, uint8_t *image) {
-  const char *folder = getenv("QBOUND_DATA");
-  char path[1024];
-  int64_t header = pixels == DIGIT ? 16 : 0, label = pixels == DIGIT ? 0 : 1;
-  snprintf(path, sizeof path, "%s/%s", folder != NULL && folder[0] != '\0' ? folder : "../shared/data",
-           pixels == DIGIT ? "peers/qebverif/mnist30-images-idx3-ubyte" : "cifar10/test_1000.bin");
-  FILE *file = fopen(path, "rb");
-  if (file == NULL || (pixels != DIGIT && pixels != PICTURE) ||
-      fseek(file, header + index * (pixels + label) + label, SEEK_SET) != 0 ||
-      fread(image, 1, (size_t)pixels, file) != (size_t)pixels) {
-    fprintf(stderr, "bench_cuts: %s cannot be read\n", path);
-    exit(EXIT_FAILURE);
-  }
-  fclose(file);
-}
-
-static void pixel_box(const uint8_t *image, int64_t pixels, double radius, float *lo, float *hi) {
-  static const double mean[3] = {0.4914, 0.4822, 0.4465}, spread[3] = {0.2471, 0.2435, 0.2616};
-  for (int64_t i = 0; i < pixels; i++) {
-    double from = fmax(image[i] - radius, 0) / 255, to = fmin(image[i] + radius, 255) / 255;
-    int64_t c = i / (PICTURE / 3);
-    lo[i] = nextafterf((float)(pixels == DIGIT ? from : (from - mean[c]) / spread[c]), -INFINITY);
-    hi[i] = nextafterf((float)(pixels == DIGIT ? to : (to - mean[c]) / spread[c]), INFINITY);
-  }
 }
 
 static double largest(const qb_interval *d, int64_t count, int64_t only) {
@@ -91,17 +64,17 @@ static void bound_image(const qb_pair *pair, const qb_domain *domain, double sec
 }
 
 int main(int argc, char **argv) {
-  static uint8_t image[PICTURE];
+  static uint8_t pictures[IMAGES * PICTURE];
   static float lo[PICTURE], hi[PICTURE];
   qb_onnx *documents[2];
   qb_graph graphs[2];
   qb_pair pair;
   double sum[4] = {0};
-  if (argc < 5) {
+  int images = argc > 5 ? atoi(argv[5]) : IMAGES;
+  if (argc < 5 || images < 1 || images > IMAGES) {
     fprintf(stderr, "usage: bench_cuts ORIGINAL QUANTIZED PIXELS SECONDS [IMAGES [OUTPUT [decide]]]\n");
     return 2;
   }
-  int images = argc > 5 ? atoi(argv[5]) : IMAGES;
   for (int i = 0; i < 2; i++) {
     check(qb_onnx_read(argv[1 + i], &documents[i], &failure));
     check(qb_onnx_to_graph(documents[i], &graphs[i], &failure));
@@ -109,9 +82,9 @@ int main(int argc, char **argv) {
   qb_drop_clips(&graphs[1]);
   check(qb_pair_match_any(&graphs[0], &graphs[1], &pair, &failure));
   int64_t pixels = (int64_t)qb_shape_elements(&graphs[0].values[graphs[0].inputs[0]].shape);
+  read_images(pixels, images, pictures);
   for (int i = 0; i < images; i++) {
-    read_image(pixels, i, image);
-    pixel_box(image, pixels, atof(argv[3]), lo, hi);
+    pixel_box(pictures + i * pixels, pixels, atof(argv[3]), lo, hi);
     bound_image(&pair, &(qb_domain){pixels, lo, hi}, atof(argv[4]), argc > 6 ? atoll(argv[6]) : -1, argc > 7, sum);
   }
   printf("mean of %d: %.6g in %.3f s -> %.6g in %.3f s\n", images, sum[0] / images, sum[1] / images, sum[2] / images,

@@ -50,20 +50,21 @@ typedef struct qb_rows {
 QB_MUST_CHECK qb_status qb_backward_upper(qb_backward *backward, const qb_rows *rows, double *upper, double *influence,
                                           qb_error *error);
 
-/* One element of a tensor is at least (above) or at most a number, in the network of the track. */
-typedef struct qb_half_line {
-  qb_value_id value;
-  int track; /* QB_TRACK_ORIGINAL or QB_TRACK_QUANTIZED */
+/* One side of a cut across an element of a tensor, in one of the networks: x >= at (above) or x <= at, both closed, so
+ * that the two sides cover everything. */
+typedef struct qb_ball_cut {
+  qb_value_id value; /* of the quantized graph */
   int64_t element;
+  int track; /* QB_TRACK_ORIGINAL or QB_TRACK_QUANTIZED */
   double at;
   bool above;
-} qb_half_line;
+} qb_ball_cut;
 
 enum { QB_MOST_HALVES = 64 };
 
 /* Rows that come hold on the part of the box where this is so; of more than QB_MOST_HALVES of a box the first ones are
  * used. *room: the part is empty when it is negative. QB_ERROR_MEMORY. */
-QB_MUST_CHECK qb_status qb_backward_restrict(qb_backward *backward, const qb_half_line *half, double *room,
+QB_MUST_CHECK qb_status qb_backward_restrict(qb_backward *backward, const qb_ball_cut *cut, double *room,
                                              qb_error *error);
 
 /* How many rows the last call left out because its deadline had passed. */

@@ -20,11 +20,11 @@ static int64_t input_count(const qb_backward *backward) {
 
 /* ---------------------------------------------------------------------------------------------------- half spaces */
 
-static qb_status add_half(qb_backward *backward, const qb_half_line *half, const double *form, qb_error *error) {
+static qb_status add_half(qb_backward *backward, const qb_ball_cut *cut, const double *form, qb_error *error) {
   int64_t n = input_count(backward);
-  double sign = half->above ? 1 : -1, constant = qb_up_sum(form[n], -sign * half->at);
+  double sign = cut->above ? 1 : -1, constant = qb_up_sum(form[n], -sign * cut->at);
   if (qb_cut_fault_planted == QB_CUT_FAULT_HALF_SPACE)
-    constant -= 0.1 * (fabs(form[n]) + fabs(half->at));
+    constant -= 0.1 * (fabs(form[n]) + fabs(cut->at));
   if (!isfinite(constant) || backward->half_count == QB_MOST_HALVES || qb_dense_is_zero(n, form))
     return QB_OK;
   double *h = qb_arena_alloc(&backward->box_arena, (size_t)n, sizeof *h);
@@ -35,25 +35,21 @@ static qb_status add_half(qb_backward *backward, const qb_half_line *half, const
   return QB_OK;
 }
 
-qb_status qb_backward_restrict(qb_backward *backward, const qb_half_line *half, double *room, qb_error *error) {
+qb_status qb_backward_restrict(qb_backward *backward, const qb_ball_cut *cut, double *room, qb_error *error) {
   size_t count = (size_t)input_count(backward) + 1;
-  double sign = half->above ? 1 : -1, upper = INFINITY;
+  double sign = cut->above ? 1 : -1, upper = INFINITY;
   int32_t before = backward->half_count;
   double *form = qb_alloc(count, sizeof *form);
   if (form == NULL)
     return qb_fail_memory(error, "half spaces", count * sizeof *form);
-  qb_rows row = {.value = half->value,
-                 .track = half->track,
-                 .count = 1,
-                 .element = &half->element,
-                 .sign = &sign,
-                 .at_input = form};
+  qb_rows row =
+      {.value = cut->value, .track = cut->track, .count = 1, .element = &cut->element, .sign = &sign, .at_input = form};
   backward->half_count = 0; /* this form is not to be pressed by other half spaces */
   qb_status status = qb_backward_upper(backward, &row, &upper, NULL, error);
   backward->half_count = before;
   if (status == QB_OK)
-    status = add_half(backward, half, form, error);
-  *room = upper - sign * half->at;
+    status = add_half(backward, cut, form, error);
+  *room = upper - sign * cut->at;
   qb_free(form);
   return status;
 }

@@ -52,9 +52,8 @@ qb_status qb_ball_cuts_apply(const qb_ball_cut *cuts, int64_t count, qb_backward
   *empty = any && qb_ball_contradicts(&box->states[value]);
   for (int64_t k = 0; any && k < count && !*empty; k++)
     if (cuts[k].value == value) {
-      qb_half_line half = {value, cuts[k].track, cuts[k].element, cuts[k].at, cuts[k].above};
       double room;
-      QB_TRY(qb_backward_restrict(backward, &half, &room, error));
+      QB_TRY(qb_backward_restrict(backward, &cuts[k], &room, error));
       *empty = room < -CLEARLY * fabs(cuts[k].at);
     }
   return QB_OK;

@@ -5,15 +5,6 @@
 
 #include "bound/backward.h"
 
-/* x >= at (above) or x <= at, both closed: the two sides cover everything. */
-typedef struct qb_ball_cut {
-  qb_value_id value; /* of the quantized graph */
-  int64_t element;
-  int track; /* QB_TRACK_ORIGINAL or QB_TRACK_QUANTIZED */
-  double at;
-  bool above;
-} qb_ball_cut;
-
 /* Meets the intervals of `value` with the cuts of it, and adds what they say of the input to `backward`. *empty: proved
  * that no input of the box lies in the part. QB_ERROR_MEMORY. */
 QB_MUST_CHECK qb_status qb_ball_cuts_apply(const qb_ball_cut *cuts, int64_t count, qb_backward *backward,

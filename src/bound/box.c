@@ -43,11 +43,6 @@ static void refuse(box_call *call, const char *why) {
   call->refused = true;
 }
 
-static void set(qb_box_state *y, int track, int64_t i, double lo, double hi) {
-  y->track[track].lo[i] = isnan(lo) ? -INFINITY : lo;
-  y->track[track].hi[i] = isnan(hi) ? INFINITY : hi;
-}
-
 void qb_box_meet(qb_box_state *state, int64_t i) {
   double *lo = &state->track[QB_TRACK_ORIGINAL].lo[i], *hi = &state->track[QB_TRACK_ORIGINAL].hi[i];
   double *lo2 = &state->track[QB_TRACK_QUANTIZED].lo[i], *hi2 = &state->track[QB_TRACK_QUANTIZED].hi[i];
@@ -219,10 +214,10 @@ static qb_status apply_elementwise(box_call *call, elementwise f, double change)
     image both = f(call, original, i, hull ? fmin(lo, lo2) : lo, hull ? fmax(hi, hi2) : hi);
     double dlo, dhi;
     slope_times(both.slope_lo, both.slope_hi, x->track[2].lo[i], x->track[2].hi[i], &dlo, &dhi);
-    set(call->y, QB_TRACK_ORIGINAL, i, a.lo, a.hi);
-    set(call->y, QB_TRACK_QUANTIZED, i, b.lo, b.hi);
-    set(call->y, QB_TRACK_DIFFERENCE, i, change == 0 ? dlo : qb_down(dlo - change),
-        change == 0 ? dhi : qb_up(dhi + change));
+    qb_box_set(call->y, QB_TRACK_ORIGINAL, i, a.lo, a.hi);
+    qb_box_set(call->y, QB_TRACK_QUANTIZED, i, b.lo, b.hi);
+    qb_box_set(call->y, QB_TRACK_DIFFERENCE, i, change == 0 ? dlo : qb_down(dlo - change),
+               change == 0 ? dhi : qb_up(dhi + change));
   }
   return QB_OK;
 }
@@ -347,8 +342,8 @@ static qb_status rule_batch_norm(box_call *call) {
       bool moves = track != QB_TRACK_DIFFERENCE;
       double a = s * x->track[track].lo[i], b = s * x->track[track].hi[i];
       double slack = 8 * DBL_EPSILON * fmax(fabs(a), fabs(b)) + (moves ? lost : 0) + DBL_MIN;
-      set(call->y, track, i, qb_down(fmin(a, b) + (moves ? shift : 0) - slack),
-          qb_up(fmax(a, b) + (moves ? shift : 0) + slack));
+      qb_box_set(call->y, track, i, qb_down(fmin(a, b) + (moves ? shift : 0) - slack),
+                 qb_up(fmax(a, b) + (moves ? shift : 0) + slack));
     }
   }
   return QB_OK;
@@ -362,9 +357,9 @@ static qb_status rule_softmax(box_call *call) {
     widest = fmax(widest, fmax(fabs(x->track[2].lo[i]), fabs(x->track[2].hi[i])));
   double moved = fmin(widest / 2, 1);
   for (int64_t i = 0; i < call->y->count; i++) {
-    set(call->y, QB_TRACK_ORIGINAL, i, 0, 1);
-    set(call->y, QB_TRACK_QUANTIZED, i, 0, 1);
-    set(call->y, QB_TRACK_DIFFERENCE, i, -moved, moved);
+    qb_box_set(call->y, QB_TRACK_ORIGINAL, i, 0, 1);
+    qb_box_set(call->y, QB_TRACK_QUANTIZED, i, 0, 1);
+    qb_box_set(call->y, QB_TRACK_DIFFERENCE, i, -moved, moved);
   }
   return QB_OK;
 }
@@ -413,7 +408,7 @@ static qb_status rule_max_pool(box_call *call) {
     int64_t offset = i / (y->dims[2] * y->dims[3]) * x->dims[2] * x->dims[3];
     for (int track = 0; track < QB_TRACK_COUNT; track++) {
       window_view v = look(w, x, at, &in->track[track], offset);
-      set(call->y, track, i, track == QB_TRACK_DIFFERENCE ? v.least_lo : v.top_lo, v.top_hi);
+      qb_box_set(call->y, track, i, track == QB_TRACK_DIFFERENCE ? v.least_lo : v.top_lo, v.top_hi);
     }
   }
   return QB_OK;
@@ -421,7 +416,7 @@ static qb_status rule_max_pool(box_call *call) {
 
 static void set_mean(box_call *call, int track, int64_t i, const window_view *v, double divisor) {
   double slack = ((double)v->count + 8) * DBL_EPSILON * v->magnitude / divisor + DBL_MIN;
-  set(call->y, track, i, qb_down(v->sum_lo / divisor - slack), qb_up(v->sum_hi / divisor + slack));
+  qb_box_set(call->y, track, i, qb_down(v->sum_lo / divisor - slack), qb_up(v->sum_hi / divisor + slack));
 }
 
 static qb_status rule_average(box_call *call) {
@@ -518,7 +513,7 @@ static qb_status rule_add(box_call *call) {
     for (int track = 0; track < QB_TRACK_COUNT; track++) {
       range other = call->node->op == QB_OP_SUB ? range_minus(b.track[track]) : b.track[track];
       range sum = range_sum(a.track[track], other);
-      set(call->y, track, i, sum.lo, sum.hi);
+      qb_box_set(call->y, track, i, sum.lo, sum.hi);
     }
   }
   return QB_OK;
@@ -550,9 +545,9 @@ static qb_status rule_mul(box_call *call) {
     range two = range_sum(range_product(a.track[0], b.track[2]), range_product(b.track[1], a.track[2]));
     range d = range_meet(one, two), x = range_product(a.track[0], b.track[0]);
     range x2 = range_product(a.track[1], b.track[1]);
-    set(call->y, QB_TRACK_ORIGINAL, i, x.lo, x.hi);
-    set(call->y, QB_TRACK_QUANTIZED, i, x2.lo, x2.hi);
-    set(call->y, QB_TRACK_DIFFERENCE, i, d.lo, d.hi);
+    qb_box_set(call->y, QB_TRACK_ORIGINAL, i, x.lo, x.hi);
+    qb_box_set(call->y, QB_TRACK_QUANTIZED, i, x2.lo, x2.hi);
+    qb_box_set(call->y, QB_TRACK_DIFFERENCE, i, d.lo, d.hi);
   }
   return QB_OK;
 }
@@ -561,7 +556,7 @@ static qb_status rule_mul(box_call *call) {
 
 static void copy_element(box_call *call, const qb_box_state *x, int64_t from, int64_t to) {
   for (int track = 0; track < QB_TRACK_COUNT; track++)
-    set(call->y, track, to, x->track[track].lo[from], x->track[track].hi[from]);
+    qb_box_set(call->y, track, to, x->track[track].lo[from], x->track[track].hi[from]);
 }
 
 static qb_status rule_reshape(box_call *call) {
@@ -604,9 +599,9 @@ static qb_status rule_pad(box_call *call) {
     if (inside) {
       copy_element(call, input(call, 0), index, i);
     } else {
-      set(call->y, QB_TRACK_ORIGINAL, i, value, value);
-      set(call->y, QB_TRACK_QUANTIZED, i, value, value);
-      set(call->y, QB_TRACK_DIFFERENCE, i, 0, 0);
+      qb_box_set(call->y, QB_TRACK_ORIGINAL, i, value, value);
+      qb_box_set(call->y, QB_TRACK_QUANTIZED, i, value, value);
+      qb_box_set(call->y, QB_TRACK_DIFFERENCE, i, 0, 0);
     }
   }
   return QB_OK;
@@ -630,7 +625,7 @@ static qb_status absorbed_activation(box_call *call) {
       in[t] = (qb_interval){x->track[t].lo[i], x->track[t].hi[i]};
     qb_node_kink_ranges(call->pair, call->id, i, in, out);
     for (int t = 0; t < QB_TRACK_COUNT; t++)
-      set(call->y, t, i, out[t].lo, out[t].hi);
+      qb_box_set(call->y, t, i, out[t].lo, out[t].hi);
   }
   return QB_OK;
 }
@@ -676,9 +671,9 @@ static qb_status start_at_domain(const qb_pair *pair, const qb_domain *domain, q
   qb_box_state *state = &result->states[graph->inputs[0]];
   QB_TRY(new_state(result, state, domain->count, "domain", error));
   for (int64_t i = 0; i < domain->count; i++) {
-    set(state, QB_TRACK_ORIGINAL, i, (double)domain->lo[i], (double)domain->hi[i]);
-    set(state, QB_TRACK_QUANTIZED, i, (double)domain->lo[i], (double)domain->hi[i]);
-    set(state, QB_TRACK_DIFFERENCE, i, 0, 0);
+    qb_box_set(state, QB_TRACK_ORIGINAL, i, (double)domain->lo[i], (double)domain->hi[i]);
+    qb_box_set(state, QB_TRACK_QUANTIZED, i, (double)domain->lo[i], (double)domain->hi[i]);
+    qb_box_set(state, QB_TRACK_DIFFERENCE, i, 0, 0);
   }
   return QB_OK;
 }

@@ -66,6 +66,12 @@ static inline double qb_subtract_up(double a, double b) {
   return isnan(r) ? INFINITY : a == b ? 0 : qb_up(r);
 }
 
+/* What is not a number is not known. */
+static inline void qb_box_set(qb_box_state *y, int track, int64_t i, double lo, double hi) {
+  y->track[track].lo[i] = isnan(lo) ? -INFINITY : lo;
+  y->track[track].hi[i] = isnan(hi) ? INFINITY : hi;
+}
+
 /* Makes the three intervals of element i consistent: x' = x + d, each way round, outwards. */
 void qb_box_meet(qb_box_state *state, int64_t i);
 

@@ -35,14 +35,9 @@ static quantizer quantizer_of(const qb_graph *graph, const qb_node *node, int64_
   return q;
 }
 
-static void set(qb_box_state *y, int track, int64_t i, double lo, double hi) {
-  y->track[track].lo[i] = isnan(lo) ? -INFINITY : lo;
-  y->track[track].hi[i] = isnan(hi) ? INFINITY : hi;
-}
-
 static void set_codes(const quantizer *q, const qb_box_track *x, qb_box_state *y, int track, int64_t i) {
-  set(y, track, i, fmin(fmax(qb_down(x->lo[i] - q->reach), q->least), q->high),
-      fmax(fmin(qb_up(x->hi[i] + q->reach), q->most), q->low));
+  qb_box_set(y, track, i, fmin(fmax(qb_down(x->lo[i] - q->reach), q->least), q->high),
+             fmax(fmin(qb_up(x->hi[i] + q->reach), q->most), q->low));
 }
 
 /* A network against its own evaluation: the exact one takes the same codes. It may, being off by at most one code, if
@@ -55,7 +50,7 @@ static const char *take_same_codes(const qb_graph *graph, const qb_node *node, c
       return "what float32 rounds in front of it may be more than half a step";
     set_codes(&q, &x->track[QB_TRACK_QUANTIZED], y, QB_TRACK_ORIGINAL, i);
     set_codes(&q, &x->track[QB_TRACK_QUANTIZED], y, QB_TRACK_QUANTIZED, i);
-    set(y, QB_TRACK_DIFFERENCE, i, 0, 0);
+    qb_box_set(y, QB_TRACK_DIFFERENCE, i, 0, 0);
   }
   return NULL;
 }
@@ -71,10 +66,10 @@ const char *qb_box_codes(const qb_pair *pair, qb_node_id id, const qb_box_state 
     quantizer q = quantizer_of(graph, node, i);
     qb_interval own = {x->track[QB_TRACK_ORIGINAL].lo[i], x->track[QB_TRACK_ORIGINAL].hi[i]};
     qb_interval d = {x->track[QB_TRACK_DIFFERENCE].lo[i], x->track[QB_TRACK_DIFFERENCE].hi[i]};
-    set(y, QB_TRACK_ORIGINAL, i, own.lo, own.hi);
+    qb_box_set(y, QB_TRACK_ORIGINAL, i, own.lo, own.hi);
     set_codes(&q, &x->track[QB_TRACK_QUANTIZED], y, QB_TRACK_QUANTIZED, i);
-    set(y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(d.lo - q.reach), qb_subtract_down(q.high, own.hi)),
-        fmax(qb_up(d.hi + q.reach), qb_subtract_up(q.low, own.lo)));
+    qb_box_set(y, QB_TRACK_DIFFERENCE, i, fmin(qb_down(d.lo - q.reach), qb_subtract_down(q.high, own.hi)),
+               fmax(qb_up(d.hi + q.reach), qb_subtract_up(q.low, own.lo)));
   }
   return NULL;
 }

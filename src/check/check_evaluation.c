@@ -142,22 +142,26 @@ static double error_at(const call *c, int64_t i, const triple *y, int k) {
   }
 }
 
-static bool has_error(const qb_node *node) {
-  if (qb_op_is_reshape(node->op))
-    return false;
-  switch (node->op) {
-  case QB_OP_CONV:
-  case QB_OP_CONV_TRANSPOSE:
-  case QB_OP_GEMM:
-  case QB_OP_MATMUL:
+bool evaluation_is_exact(qb_op op) {
+  switch (op) {
   case QB_OP_RELU:
   case QB_OP_CLIP:
   case QB_OP_MAX_POOL:
   case QB_OP_CONCAT:
   case QB_OP_PAD:
   case QB_OP_TRANSPOSE:
-  case QB_OP_QUANTIZE_LINEAR: return false;
-  default: return true;
+  case QB_OP_QUANTIZE_LINEAR: return true;
+  default: return qb_op_is_reshape(op);
+  }
+}
+
+static bool has_error(const qb_node *node) {
+  switch (node->op) {
+  case QB_OP_CONV:
+  case QB_OP_CONV_TRANSPOSE:
+  case QB_OP_GEMM:
+  case QB_OP_MATMUL: return false;
+  default: return !evaluation_is_exact(node->op);
   }
 }
 

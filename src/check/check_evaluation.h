@@ -38,4 +38,7 @@ QB_MUST_CHECK qb_status evaluation_errors_find(const qb_pair *pair, const range 
 double evaluation_errors_most(const evaluation_errors *e, int64_t output);
 void evaluation_errors_free(evaluation_errors *e);
 
+/* Operators that move or compare numbers and round none. */
+bool evaluation_is_exact(qb_op op);
+
 #endif

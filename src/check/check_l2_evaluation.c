@@ -98,8 +98,6 @@ static bool error_in(const call *c, int which, sizes *error) {
   qb_linear l;
   double n = 0;
   *error = (sizes){0, 0};
-  if (qb_op_is_reshape(c->node->op))
-    return true;
   switch (c->node->op) {
   case QB_OP_CONV:
   case QB_OP_CONV_TRANSPOSE:
@@ -127,14 +125,7 @@ static bool error_in(const call *c, int which, sizes *error) {
     error->peak = isinf(evaluation_error(c->s->pair, 1, n * size.peak, 0)) ? INFINITY : error->peak;
     return true;
   }
-  case QB_OP_RELU:
-  case QB_OP_CLIP:
-  case QB_OP_MAX_POOL:
-  case QB_OP_CONCAT:
-  case QB_OP_PAD:
-  case QB_OP_TRANSPOSE:
-  case QB_OP_QUANTIZE_LINEAR: return true;
-  default: return false;
+  default: return evaluation_is_exact(c->node->op);
   }
 }
 

@@ -16,52 +16,14 @@
 #include "graph/pass_drop_clip.h"
 #include "support/cases.h"
 #include "support/error_search.h"
+#include "support/interval_check.h"
 #include "support/random_network.h"
 
 enum { CASES = 400, FAULT_CASES = 3000, ROUNDS = 8 };
 
-typedef struct soundness {
-  const qb_pair *pair;
-  const qb_box_result *box;
-  bool broken;
-  char what[256];
-} soundness;
-
-static void check_range(soundness *check, qb_value_id v, const char *what, double value, double radius, double lo,
-                        double hi) {
-  if (check->broken || (value - radius <= hi && value + radius >= lo))
-    return;
-  const qb_graph *graph = check->pair->quantized;
-  qb_node_id producer = graph->values[v].producer;
-  check->broken = true;
-  snprintf(check->what, sizeof check->what, "%s (%s): %s %.17g +- %.3g is outside [%.17g, %.17g]",
-           graph->values[v].name, producer == QB_NONE ? "input" : qb_op_name(graph->nodes[producer].op), what, value,
-           radius, lo, hi);
-}
-
-static void check_value(soundness *check, const error_search *search, qb_value_id v, int32_t count) {
-  const qb_box_state *state = &check->box->states[v];
-  qb_value_id o = check->pair->value[v];
-  qb_node_id producer = check->pair->quantized->values[v].producer;
-  if (state->count == 0 || o == QB_NONE || producer == QB_NONE ||
-      check->pair->quantized->nodes[producer].op == QB_OP_QUANTIZE_LINEAR) /* codes there, real units in the state */
-    return;
-  const double *y = qb_run_value_double(search->original, o), *y_q = qb_run_value_double(search->quantized, v);
-  const double *r = qb_run_radius(search->original, o), *r_q = qb_run_radius(search->quantized, v);
-  for (int64_t k = 0; y != NULL && y_q != NULL && k < count * state->count; k++) {
-    int64_t i = k % state->count;
-    double slack = 1e-15 * (fabs(y[k]) + fabs(y_q[k])); /* of the comparison itself */
-    const qb_box_track *t = state->track;
-    check_range(check, v, "original", y[k], r[k] + slack, t[0].lo[i], t[0].hi[i]);
-    check_range(check, v, "quantized", y_q[k], r_q[k] + slack, t[1].lo[i], t[1].hi[i]);
-    check_range(check, v, "difference", y_q[k] - y[k], r[k] + r_q[k] + slack, t[2].lo[i], t[2].hi[i]);
-  }
-}
-
 static void visit(void *context, const error_search *search, int32_t count) {
-  soundness *check = context;
-  for (qb_value_id v = 0; v < check->pair->quantized->value_count; v++)
-    check_value(check, search, v, count);
+  for (int32_t sample = 0; sample < count; sample++)
+    interval_check_sample(context, search, sample);
 }
 
 /* A box around a random point: of the whole domain's width, of a part of it, or a point. */
@@ -90,7 +52,7 @@ typedef struct outcome {
   bool applies, absorbed;
 } outcome;
 
-static void check_outputs(soundness *check, const qb_ball *ball, const random_network *network) {
+static void check_outputs(interval_check *check, const qb_ball *ball, const random_network *network) {
   qb_value_id v = network->pair.quantized->outputs[0];
   const qb_box_state *state = &check->box->states[v];
   for (int64_t i = 0; i < ball->count; i++) { /* what the search has checked is what the caller gets */
@@ -99,7 +61,7 @@ static void check_outputs(soundness *check, const qb_ball *ball, const random_ne
   }
 }
 
-static outcome bound_and_search(random_network *network, qb_rng *rng, soundness *check) {
+static outcome bound_and_search(random_network *network, qb_rng *rng, interval_check *check) {
   qb_error error;
   qb_backward *backward;
   qb_ball ball;
@@ -109,7 +71,7 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   settings.joint = qb_rng_below(rng, 2) == 0;
   settings.turns = (int32_t)qb_rng_below(rng, 4);
   if (!merge_activations(network, rng)) {
-    *check = (soundness){0};
+    *check = (interval_check){0};
     return result;
   }
   bool inside = qb_rng_below(rng, 3) == 0; /* as a half of a box around it: with what is known there */
@@ -127,7 +89,7 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   result.absorbed = network->pair.absorbed > 0;
   if (qb_bound_ball_kept(backward, &network->domain, &settings, &ball, &box, &error) != QB_OK)
     fail_msg("%s", error.message);
-  *check = (soundness){.pair = &network->pair, .box = &box};
+  *check = (interval_check){.pair = &network->pair, .box = &box};
   result.applies = ball.applies;
   if (ball.applies) {
     error_search search;
@@ -147,7 +109,7 @@ static outcome bound_and_search(random_network *network, qb_rng *rng, soundness 
   return result;
 }
 
-static outcome run_case(uint64_t seed, soundness *check, random_network *network) {
+static outcome run_case(uint64_t seed, interval_check *check, random_network *network) {
   qb_rng rng;
   qb_rng_seed(&rng, seed, 7);
   random_style style = random_network_style(&rng);
@@ -164,7 +126,7 @@ static void no_interval_is_ever_left(void **state) {
   long cases = test_cases(CASES), tight = 0, applied = 0, absorbed = 0;
   for (uint64_t seed = 0; seed < (uint64_t)cases; seed++) {
     random_network network;
-    soundness check;
+    interval_check check;
     char text[1024];
     outcome result = run_case(seed, &check, &network);
     if (check.broken)
@@ -189,7 +151,7 @@ static void every_planted_mistake_is_noticed(void **state) {
     uint64_t seed = 0;
     for (; seed < FAULT_CASES && !noticed; seed++) {
       random_network network;
-      soundness check;
+      interval_check check;
       qb_backward_fault_planted = (qb_backward_fault)fault;
       run_case(seed, &check, &network);
       qb_backward_fault_planted = QB_BACKWARD_FAULT_NONE;

@@ -16,19 +16,17 @@
 #include "graph/pass_drop_clip.h"
 #include "support/cases.h"
 #include "support/error_search.h"
+#include "support/interval_check.h"
 #include "support/random_network.h"
 
 enum { CASES = 400, FAULT_CASES = 3000, ROUNDS = 6, DEPTH = 3, PARTS = 40 };
 
 typedef struct part_check {
-  const random_network *network;
-  const qb_box_result *box; /* of the part */
+  interval_check intervals; /* of the part */
   const qb_ball *ball;
   const qb_ball_cut *cuts; /* (cut_count) */
   int64_t cut_count;
   long inside; /* evaluations that surely lie in the part */
-  bool broken;
-  char what[320];
 } part_check;
 
 /* ------------------------------------------------------------------------------------------------------ comparing */
@@ -37,12 +35,12 @@ static bool lies_inside(const part_check *check, const error_search *search, int
   for (int64_t k = 0; k < check->cut_count; k++) {
     const qb_ball_cut *cut = &check->cuts[k];
     bool second = cut->track == QB_TRACK_QUANTIZED;
-    qb_value_id v = second ? cut->value : check->network->pair.value[cut->value];
+    qb_value_id v = second ? cut->value : check->intervals.pair->value[cut->value];
     qb_run *run = second ? search->quantized : search->original;
-    int64_t at = sample * check->box->states[cut->value].count + cut->element;
-    if (check->box->states[cut->value].count == 0) /* the part was found empty before it came there */
-      at =
-          sample * (int64_t)qb_shape_elements(&check->network->pair.quantized->values[cut->value].shape) + cut->element;
+    int64_t at = sample * check->intervals.box->states[cut->value].count + cut->element;
+    if (check->intervals.box->states[cut->value].count == 0) /* the part was found empty before it came there */
+      at = sample * (int64_t)qb_shape_elements(&check->intervals.pair->quantized->values[cut->value].shape) +
+           cut->element;
     const double *y = qb_run_value_double(run, v), *r = qb_run_radius(run, v);
     if (y == NULL || !(cut->above ? y[at] - r[at] >= cut->at : y[at] + r[at] <= cut->at))
       return false;
@@ -50,61 +48,24 @@ static bool lies_inside(const part_check *check, const error_search *search, int
   return true;
 }
 
-static void check_range(part_check *check, qb_value_id v, const char *what, double value, double slack,
-                        const qb_box_track *t, int64_t i) {
-  if (check->broken || (value - slack <= t->hi[i] && value + slack >= t->lo[i]))
-    return;
-  check->broken = true;
-  snprintf(check->what, sizeof check->what, "%s: %s %.17g +- %.3g is outside [%.17g, %.17g]",
-           check->network->quantized.values[v].name, what, value, slack, t->lo[i], t->hi[i]);
-}
-
-static void check_value(part_check *check, const error_search *search, qb_value_id v, int32_t sample) {
-  const qb_graph *graph = check->network->pair.quantized;
-  const qb_box_state *state = &check->box->states[v];
-  qb_value_id o = check->network->pair.value[v];
-  qb_node_id producer = graph->values[v].producer;
-  if (state->count == 0 || o == QB_NONE || producer == QB_NONE || graph->nodes[producer].op == QB_OP_QUANTIZE_LINEAR)
-    return;
-  const double *y = qb_run_value_double(search->original, o), *y_q = qb_run_value_double(search->quantized, v);
-  const double *r = qb_run_radius(search->original, o), *r_q = qb_run_radius(search->quantized, v);
-  for (int64_t i = 0; y != NULL && y_q != NULL && i < state->count; i++) {
-    int64_t k = sample * state->count + i;
-    double slack = 1e-15 * (fabs(y[k]) + fabs(y_q[k])); /* of the comparison itself */
-    check_range(check, v, "original", y[k], r[k] + slack, &state->track[0], i);
-    check_range(check, v, "quantized", y_q[k], r_q[k] + slack, &state->track[1], i);
-    check_range(check, v, "difference", y_q[k] - y[k], r[k] + r_q[k] + slack, &state->track[2], i);
-  }
-}
-
 static void visit(void *context, const error_search *search, int32_t count) {
   part_check *check = context;
-  for (int32_t sample = 0; sample < count && !check->broken; sample++) {
+  for (int32_t sample = 0; sample < count && !check->intervals.broken; sample++) {
     if (!lies_inside(check, search, sample))
       continue;
     check->inside++;
     if (check->ball->empty) {
-      check->broken = true;
-      snprintf(check->what, sizeof check->what, "an input lies in a part that was called empty");
+      check->intervals.broken = true;
+      snprintf(check->intervals.what, sizeof check->intervals.what, "an input lies in a part that was called empty");
     }
-    for (qb_value_id v = 0; v < check->network->pair.quantized->value_count && !check->broken; v++)
-      check_value(check, search, v, sample);
+    if (!check->intervals.broken)
+      interval_check_sample(&check->intervals, search, sample);
   }
 }
 
 /* --------------------------------------------------------------------------------------------------------- a case */
 
-/* A box around a random point: of the whole domain's width or of a part of it. */
-static void shrink_domain(qb_domain *domain, qb_rng *rng) {
-  static const double parts[] = {0.03, 0.2, 1};
-  double part = parts[qb_rng_below(rng, 3)];
-  for (int64_t i = 0; i < domain->count && part < 1; i++) {
-    double lo = (double)domain->lo[i], hi = (double)domain->hi[i], at = lo + qb_rng_double(rng) * (hi - lo);
-    float left = (float)fmax(lo, at - 0.5 * part * (hi - lo)), right = (float)fmin(hi, at + 0.5 * part * (hi - lo));
-    domain->lo[i] = fminf(left, right);
-    domain->hi[i] = fmaxf(left, right);
-  }
-}
+static const double parts[] = {0.03, 0.2, 1}; /* of a domain's width */
 
 /* Any element of a tensor that both networks have, at any of its values. False where a random one is decided. */
 static bool draw_cut(const random_network *network, const qb_box_result *box, qb_rng *rng, qb_ball_cut *cut) {
@@ -161,10 +122,10 @@ static bool bound_and_search(random_network *network, qb_rng *rng, part_check *c
   qb_box_result whole, box;
   qb_ball_cut cuts[DEPTH];
   qb_ball_settings settings = qb_ball_settings_default();
-  *check = (part_check){.network = network};
+  *check = (part_check){.intervals.pair = &network->pair};
   settings.turns = (int32_t)qb_rng_below(rng, 3);
   settings.find_cuts = true;
-  shrink_domain(&network->domain, rng);
+  random_network_shrink(network, parts, 3, rng);
   require(qb_backward_create(&network->pair, &backward, &error), &error);
   require(qb_bound_ball_kept(backward, &network->domain, &settings, &whole_ball, &whole, &error), &error);
   if (whole_ball.applies) {
@@ -177,7 +138,7 @@ static bool bound_and_search(random_network *network, qb_rng *rng, part_check *c
   bool cut = check->cut_count > 0;
   if (cut) {
     require(qb_bound_ball_kept(backward, &network->domain, &settings, &ball, &box, &error), &error);
-    check->box = &box;
+    check->intervals.box = &box;
     check->ball = &ball;
     search_part(network, rng, check);
     qb_ball_free(&ball);
@@ -210,7 +171,7 @@ static bool tree_is_sound(uint64_t seed, double *bound, double *found, bool *cut
   qb_rng_seed(&rng, seed, 10);
   random_style style = random_network_style(&rng);
   random_network_create(&rng, &style, &network);
-  shrink_domain(&network.domain, &rng);
+  random_network_shrink(&network, parts, 3, &rng);
   settings.neurons = true;
   settings.most_parts = PARTS;
   settings.threads = 1;
@@ -238,8 +199,8 @@ static void no_interval_of_a_part_is_ever_left(void **state) {
     part_check check;
     char text[1024];
     bool any = run_case(seed, &check, &network);
-    if (check.broken)
-      fail_msg("case %llu: %s\n%s", (unsigned long long)seed, check.what,
+    if (check.intervals.broken)
+      fail_msg("case %llu: %s\n%s", (unsigned long long)seed, check.intervals.what,
                random_network_describe(&network, text, sizeof text));
     cut += any;
     visited += check.inside > 0;
@@ -275,7 +236,7 @@ static bool is_noticed(qb_cut_fault fault, uint64_t seed) {
   run_case(seed, &check, &network);
   qb_cut_fault_planted = QB_CUT_FAULT_NONE;
   random_network_free(&network);
-  return noticed || check.broken;
+  return noticed || check.intervals.broken;
 }
 
 static void every_planted_mistake_is_noticed(void **state) {

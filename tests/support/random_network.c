@@ -703,6 +703,17 @@ void random_network_free(random_network *network) {
   qb_graph_free(&network->original);
 }
 
+void random_network_shrink(random_network *network, const double *parts, int count, qb_rng *rng) {
+  qb_domain *domain = &network->domain;
+  double part = parts[qb_rng_below(rng, (uint64_t)count)];
+  for (int64_t i = 0; i < domain->count && part < 1; i++) {
+    double lo = (double)domain->lo[i], hi = (double)domain->hi[i], at = lo + qb_rng_double(rng) * (hi - lo);
+    float left = (float)fmax(lo, at - 0.5 * part * (hi - lo)), right = (float)fmin(hi, at + 0.5 * part * (hi - lo));
+    domain->lo[i] = left;
+    domain->hi[i] = fmaxf(left, right);
+  }
+}
+
 const char *random_network_describe(const random_network *network, char *text, size_t size) {
   const qb_graph *graph = &network->quantized;
   size_t used = 0;

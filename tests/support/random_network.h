@@ -40,6 +40,9 @@ random_style random_network_style(qb_rng *rng);
 void random_network_create(qb_rng *rng, const random_style *style, random_network *network);
 void random_network_free(random_network *network);
 
+/* Makes the domain a box around a random point in it, of one of the (count) parts of its width; 1 leaves it alone. */
+void random_network_shrink(random_network *network, const double *parts, int count, qb_rng *rng);
+
 /* One line per node, for a failure message; truncated to fit. Returns `text`. */
 const char *random_network_describe(const random_network *network, char *text, size_t size);
 

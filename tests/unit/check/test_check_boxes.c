@@ -27,18 +27,6 @@
 
 enum { CASES = 300, ROUNDS = 3, OUTPUTS = 4096 };
 
-/* A box around a random point: of the whole domain's width or of a part of it. */
-static void shrink_domain(qb_domain *domain, qb_rng *rng) {
-  static const double parts[] = {1e-6, 1e-3, 0.03, 0.2, 1};
-  double part = parts[qb_rng_below(rng, 5)];
-  for (int64_t i = 0; i < domain->count && part < 1; i++) {
-    double lo = (double)domain->lo[i], hi = (double)domain->hi[i], at = lo + qb_rng_double(rng) * (hi - lo);
-    float left = (float)fmax(lo, at - 0.5 * part * (hi - lo)), right = (float)fmin(hi, at + 0.5 * part * (hi - lo));
-    domain->lo[i] = left;
-    domain->hi[i] = fmaxf(left, right);
-  }
-}
-
 /* Leaves activations to the clamps of quantizers in half of the cases; false where the two networks match no more. */
 static bool merge_activations(random_network *network, qb_rng *rng) {
   if (network->style.differing_constants || qb_rng_below(rng, 2) == 0 || qb_drop_clips(&network->quantized) == 0)
@@ -120,7 +108,7 @@ static bool make_case(uint64_t seed, bool cut_neurons, boxed_case *c) {
   qb_arena_init(&c->arena);
   if (!merge_activations(&c->network, &rng))
     return false;
-  shrink_domain(&c->network.domain, &rng);
+  random_network_shrink(&c->network, (const double[]){1e-6, 1e-3, 0.03, 0.2, 1}, 5, &rng);
   if (seed % 5 == 1) { /* also for evaluations in float32 */
     c->network.pair.float32 = true;
     qb_graph_allow_steps(&c->network.quantized, 1);
